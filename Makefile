@@ -1,0 +1,24 @@
+# `make demo` and `make test` are all a newcomer types; both build .venv first if it is missing or outdated.
+PYTHON ?= python3
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: demo test clean
+
+demo: .venv/installed
+	.venv/bin/python scripts/demo.py
+
+test: .venv/installed-test
+	.venv/bin/python -m pytest
+
+.venv/installed: setup.py
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	.venv/bin/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv outputs
