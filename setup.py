@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="nano4m",
@@ -10,7 +10,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["modeling_nano4m", "tokenizers_4m", "dataset_scripts", "trainers"],
+    packages=find_packages(include=["modeling_nano4m*", "tokenizers_4m*", "dataset_scripts*", "trainers*"]),
     install_requires=[
         # torchaudio stopped at 2.11 and loads only beside the torch it was built with.
         "torch>=2.11,<2.12",

@@ -1,0 +1,26 @@
+"""Image, audio and text tokenizers. Importing this package registers them with the Auto classes."""
+
+from transformers import AutoConfig, AutoModel
+
+from tokenizers_4m.audio import AudioTokenizer, AudioTokenizerConfig
+from tokenizers_4m.contract import PreTrainedTokenizer4M, TokenizerConfig4M
+from tokenizers_4m.image import ImageTokenizer, ImageTokenizerConfig
+from tokenizers_4m.text import TextTokenizer, TextTokenizerConfig
+
+TOKENIZERS = {"image": ImageTokenizer, "audio": AudioTokenizer, "text": TextTokenizer}
+
+for _tokenizer in TOKENIZERS.values():
+    AutoConfig.register(_tokenizer.config_class.model_type, _tokenizer.config_class, exist_ok=True)
+    AutoModel.register(_tokenizer.config_class, _tokenizer, exist_ok=True)
+
+__all__ = [
+    "TOKENIZERS",
+    "AudioTokenizer",
+    "AudioTokenizerConfig",
+    "ImageTokenizer",
+    "ImageTokenizerConfig",
+    "PreTrainedTokenizer4M",
+    "TextTokenizer",
+    "TextTokenizerConfig",
+    "TokenizerConfig4M",
+]

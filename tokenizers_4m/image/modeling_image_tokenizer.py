@@ -1,0 +1,184 @@
+"""Image tokenizer of the VQGAN family: convolutional encoder, vector quantizer, convolutional decoder.
+
+Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv:2012.09841), built on
+the encoder and decoder of diffusers. A clip of several frames is tokenized frame by frame.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.vae import Decoder, Encoder
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from tokenizers_4m.contract import PreTrainedTokenizer4M
+from tokenizers_4m.image.configuration_image_tokenizer import ImageTokenizerConfig
+from tokenizers_4m.quantizer import VectorQuantizer
+
+
+@dataclass
+class ImageTokenizerOutput(ModelOutput):
+    """
+    loss: scalar float32, the weighted sum of the parts below.
+    losses: each part before weighting, scalars: `l1`, `mse`, `commitment`.
+    reconstruction: `(batch, num_frames, 3, image_size, image_size)`, normalised like the input.
+    token_ids: `(batch, num_tokens)` int64.
+    """
+
+    loss: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    reconstruction: torch.FloatTensor | None = None
+    token_ids: torch.LongTensor | None = None
+
+
+class ImageTokenizer(PreTrainedTokenizer4M):
+    """Turns clips of `num_frames` pictures into `num_frames * (image_size / stride) ** 2` token ids."""
+
+    config: ImageTokenizerConfig
+    config_class = ImageTokenizerConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: ImageTokenizerConfig):
+        super().__init__(config)
+        channels = tuple(config.block_out_channels)
+        shared = {
+            "block_out_channels": channels,
+            "layers_per_block": config.layers_per_block,
+            "norm_num_groups": config.norm_num_groups,
+            "mid_block_add_attention": config.mid_block_add_attention,
+        }
+        self.encoder = Encoder(
+            in_channels=3,
+            out_channels=config.latent_channels,
+            down_block_types=("DownEncoderBlock2D",) * len(channels),
+            double_z=False,
+            **shared,
+        )
+        self.quantizer = VectorQuantizer(config.latent_channels, config.codebook_size, config.code_dim)
+        self.decoder = Decoder(
+            in_channels=config.latent_channels,
+            out_channels=3,
+            up_block_types=("UpDecoderBlock2D",) * len(channels),
+            **shared,
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, VectorQuantizer):
+            init.normal_(module.codebooks)
+            init.zeros_(module.assigned)
+            init.zeros_(module.assigned_sum)
+            init.zeros_(module.initialized)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def forward(self, pixel_values: torch.FloatTensor) -> ImageTokenizerOutput:
+        """Reconstruct `pixel_values` `(batch, num_frames, 3, image_size, image_size)` and score the result."""
+        pixel_values = pixel_values.to(self.dtype)
+        quantized = self.quantizer(self._latents(pixel_values))
+        token_ids = quantized.token_ids.reshape(len(pixel_values), self.config.num_tokens)
+        reconstruction = self._pixels(quantized.quantized, len(pixel_values))
+        difference = reconstruction.float() - pixel_values.float()
+        losses = {
+            "l1": difference.abs().mean(),
+            "mse": difference.square().mean(),
+            "commitment": quantized.commitment_loss,
+        }
+        loss = losses["l1"] + losses["mse"] + self.config.commitment_weight * losses["commitment"]
+        return ImageTokenizerOutput(loss, losses, reconstruction, token_ids)
+
+    def encode(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
+        """`(batch, num_frames, 3, image_size, image_size)` to ids `(batch, num_tokens)`; frames, rows, columns."""
+        token_ids = self.quantizer(self._latents(pixel_values.to(self.dtype))).token_ids
+        return token_ids.reshape(len(pixel_values), self.config.num_tokens)
+
+    def decode(self, token_ids: torch.LongTensor) -> torch.FloatTensor:
+        """Ids `(batch, num_tokens)` to `(batch, num_frames, 3, image_size, image_size)`.
+
+        Raises:
+            ValueError: if the shape is wrong or an id is outside the vocabulary.
+        """
+        self.check_token_ids(token_ids)
+        latents = self.quantizer.lookup(token_ids.reshape(-1, self._side, self._side, 1))
+        return self._pixels(latents, len(token_ids))
+
+    def preprocess(self, media: list) -> torch.FloatTensor:
+        """Normalise clips to `(batch, num_frames, 3, image_size, image_size)`.
+
+        Each clip is a list of PIL images, an array `(num_frames, height, width, 3)` uint8, or one PIL image or
+        file. A single picture of `num_frames` squares side by side (what `generate.py` writes) is read as the
+        frames of a clip; any other single picture is repeated for every frame. Pictures of another size are
+        resized on the short side and centre-cropped.
+
+        Raises:
+            ValueError: if a file is no picture or a clip has another number of frames.
+        """
+        clips = np.stack([np.stack([self._to_array(frame) for frame in self._frames(clip)]) for clip in media])
+        pixels = torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 255
+        return (pixels - self.config.image_mean) / self.config.image_std
+
+    def postprocess(self, pixel_values: torch.FloatTensor) -> list[list[Image.Image]]:
+        """Reverse `preprocess`: one list of `num_frames` RGB images per clip."""
+        pixels = pixel_values.float() * self.config.image_std + self.config.image_mean
+        pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
+        return [[Image.fromarray(frame) for frame in clip] for clip in pixels]
+
+    @property
+    def _side(self) -> int:
+        return self.config.image_size // self.config.stride
+
+    def _latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        expected = (self.config.num_frames, 3, self.config.image_size, self.config.image_size)
+        if tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"ImageTokenizer: pixel_values must have shape (batch, {', '.join(map(str, expected))}), "
+                f"got {tuple(pixel_values.shape)}"
+            )
+        # channels_last is what CPU and GPU convolutions are fastest on.
+        frames = pixel_values.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.encoder(frames).permute(0, 2, 3, 1)
+
+    def _pixels(self, latents: torch.Tensor, batch_size: int) -> torch.Tensor:
+        latents = latents.to(self.dtype).permute(0, 3, 1, 2)
+        return self.decoder(latents).unflatten(0, (batch_size, self.config.num_frames))
+
+    def _frames(self, clip) -> list:
+        num_frames = self.config.num_frames
+        if isinstance(clip, (str, Path)):
+            clip = _open_image(clip)
+        if isinstance(clip, np.ndarray) and clip.ndim == 3:
+            clip = Image.fromarray(clip)
+        if isinstance(clip, Image.Image):
+            width, height = clip.size
+            if num_frames > 1 and width == num_frames * height:
+                return [clip.crop((i * height, 0, (i + 1) * height, height)) for i in range(num_frames)]
+            return [clip] * num_frames
+        if len(clip) != num_frames:
+            raise ValueError(f"ImageTokenizer: a clip has {len(clip)} frames, the tokenizer takes {num_frames}")
+        return [_open_image(frame) if isinstance(frame, (str, Path)) else frame for frame in clip]
+
+    def _to_array(self, frame) -> np.ndarray:
+        image = frame if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame))
+        size = (self.config.image_size, self.config.image_size)
+        image = image.convert("RGB")
+        if image.size != size:
+            image = ImageOps.fit(image, size, method=Image.Resampling.BICUBIC)
+        return np.asarray(image)
+
+
+def _open_image(path: str | Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable picture ({error})") from error

@@ -1,0 +1,173 @@
+"""Vector quantizer with a codebook that follows the encoder by moving averages, and stays alive.
+
+The codebook is learned as in VQ-VAE-2 (Razavi et al. 2019, arXiv:1906.00446): every code is the
+exponential moving average of the latents assigned to it, and the encoder is held near its codes by a
+commitment loss. Codes live in a low-dimensional space (ViT-VQGAN, Yu et al. 2022, arXiv:2110.04627), and
+several codebooks may quantize what the previous ones left over (SoundStream, Zeghidour et al. 2021,
+arXiv:2107.03312). Codes that nothing uses any more are re-seeded from the current batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass
+class QuantizerOutput:
+    """`quantized` (..., dim), `token_ids` (..., num_quantizers) int64, `commitment_loss` scalar float32."""
+
+    quantized: torch.Tensor
+    token_ids: torch.LongTensor
+    commitment_loss: torch.Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """Replaces each latent vector by the nearest code, `num_quantizers` times over the residual.
+
+    Args:
+        dim: size of the latents that come in and go out.
+        codebook_size: codes per codebook.
+        code_dim: size of a code; latents are projected to it before the search and back after it.
+        num_quantizers: codebooks used one after the other.
+        decay: of the moving averages.
+        dead_code_threshold: a code is re-seeded once it gets, on average, less than this part of an equal share
+            of the latents.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int,
+        code_dim: int = 8,
+        num_quantizers: int = 1,
+        decay: float = 0.95,
+        dead_code_threshold: float = 0.1,
+    ):
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.num_quantizers = num_quantizers
+        self.decay = decay
+        self.dead_code_threshold = dead_code_threshold
+        self.project_in = nn.Linear(dim, code_dim)
+        self.project_out = nn.Linear(code_dim, dim)
+        self.register_buffer("codebooks", torch.randn(num_quantizers, codebook_size, code_dim))
+        self.register_buffer("assigned", torch.zeros(num_quantizers, codebook_size))
+        self.register_buffer("assigned_sum", torch.zeros(num_quantizers, codebook_size, code_dim))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, latents: torch.Tensor) -> QuantizerOutput:
+        """Quantize `latents` (..., dim). In training the codebooks move and gradients pass straight through."""
+        shape = latents.shape[:-1]
+        # The search runs in float32: under autocast, half precision would flip ids between nearby codes.
+        with torch.autocast(latents.device.type, enabled=False):
+            projected = self.project_in(latents.float()).flatten(0, -2)
+            token_ids, codes = self._quantize(projected)
+            commitment_loss = F.mse_loss(projected, codes)
+            if self.training:
+                codes = projected + (codes - projected).detach()
+            quantized = self.project_out(codes)
+        return QuantizerOutput(
+            quantized=quantized.view(*shape, -1),
+            token_ids=token_ids.view(*shape, self.num_quantizers),
+            commitment_loss=commitment_loss,
+        )
+
+    def lookup(self, token_ids: torch.LongTensor) -> torch.Tensor:
+        """Latents `(..., dim)` of ids `(..., num_quantizers)`: what `forward` returns for them in eval mode."""
+        with torch.autocast(token_ids.device.type, enabled=False):
+            codes = self._sum_codes(token_ids.flatten(0, -2))
+            return self.project_out(codes).view(*token_ids.shape[:-1], -1)
+
+    def _sum_codes(self, token_ids: torch.LongTensor) -> torch.Tensor:
+        codes = self.codebooks[0][token_ids[:, 0]]
+        for level in range(1, self.num_quantizers):
+            codes = codes + self.codebooks[level][token_ids[:, level]]
+        return codes
+
+    def _quantize(self, projected: torch.Tensor) -> tuple[torch.LongTensor, torch.Tensor]:
+        if self.training and not self.initialized:
+            self._initialize(projected.detach())
+        residual = projected.detach()
+        levels = []
+        for level in range(self.num_quantizers):
+            ids = _nearest(residual, self.codebooks[level])
+            levels.append(ids)
+            chosen = self.codebooks[level][ids]
+            if self.training:
+                self._move_codebook(level, residual, ids)
+            residual = residual - chosen
+        token_ids = torch.stack(levels, dim=-1)
+        # Summed the way `lookup` sums, so that decoding the ids equals the reconstruction bit for bit.
+        codes = projected.detach() - residual if self.training else self._sum_codes(token_ids)
+        return token_ids, codes
+
+    @torch.no_grad()
+    def _initialize(self, projected: torch.Tensor) -> None:
+        """Start every code on a latent of the first batch, so that no code starts out of reach."""
+        residual = projected
+        for level in range(self.num_quantizers):
+            self.codebooks[level].copy_(_sample_rows(residual, self.codebook_size))
+            _broadcast(self.codebooks[level])
+            self._restart(level, torch.ones_like(self.assigned[level], dtype=torch.bool), len(projected))
+            residual = residual - self.codebooks[level][_nearest(residual, self.codebooks[level])]
+        self.initialized.fill_(True)
+
+    @torch.no_grad()
+    def _move_codebook(self, level: int, latents: torch.Tensor, ids: torch.LongTensor) -> None:
+        counts = torch.zeros_like(self.assigned[level]).index_add_(0, ids, torch.ones_like(latents[:, 0]))
+        sums = torch.zeros_like(self.assigned_sum[level]).index_add_(0, ids, latents)
+        _all_reduce(counts)
+        _all_reduce(sums)
+        self.assigned[level].lerp_(counts, 1 - self.decay)
+        self.assigned_sum[level].lerp_(sums, 1 - self.decay)
+        self.codebooks[level].copy_(self.assigned_sum[level] / self.assigned[level].clamp_min(1e-6).unsqueeze(-1))
+
+        dead = self.assigned[level] < self.dead_code_threshold * float(counts.sum()) / self.codebook_size
+        if dead.any():
+            seeds = _sample_rows(latents, self.codebook_size)
+            _broadcast(seeds)
+            self.codebooks[level][dead] = seeds[dead]
+            self._restart(level, dead, float(counts.sum()))
+
+    def _restart(self, level: int, which: torch.BoolTensor, num_latents: float) -> None:
+        """Give codes the history of one that has had a part of an equal share: they move, but not wildly."""
+        share = 3 * self.dead_code_threshold * num_latents / self.codebook_size
+        self.assigned[level][which] = share
+        self.assigned_sum[level][which] = share * self.codebooks[level][which]
+
+
+def codebook_usage(token_ids: torch.LongTensor, vocab_size: int) -> dict[str, float]:
+    """How much of a vocabulary a set of ids uses.
+
+    Returns `used_codes` (how many distinct ids occur) and `perplexity` (exp of the entropy of their
+    frequencies, in [1, vocab_size]).
+    """
+    counts = torch.bincount(token_ids.flatten(), minlength=vocab_size).float()
+    frequencies = counts[counts > 0] / counts.sum()
+    entropy = -(frequencies * frequencies.log()).sum()
+    return {"used_codes": int((counts > 0).sum()), "perplexity": float(entropy.exp())}
+
+
+def _nearest(latents: torch.Tensor, codebook: torch.Tensor) -> torch.LongTensor:
+    # |x - c|^2 without |x|^2, which is the same for every code.
+    return (codebook.square().sum(-1) - 2 * latents @ codebook.t()).argmin(-1)
+
+
+def _sample_rows(rows: torch.Tensor, number: int) -> torch.Tensor:
+    """`number` random rows, without repetition as long as there are enough."""
+    repeats = -(-number // len(rows))
+    picked = torch.cat([torch.randperm(len(rows), device=rows.device) for _ in range(repeats)])
+    return rows[picked[:number]]
+
+
+def _all_reduce(tensor: torch.Tensor) -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)
+
+
+def _broadcast(tensor: torch.Tensor) -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(tensor, src=0)
