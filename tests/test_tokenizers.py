@@ -204,16 +204,20 @@ def test_text_vocabulary_is_an_ordinary_fast_tokenizer(tmp_path):
 
 
 def test_quantizer_keeps_its_codes_alive():
-    """Ten clusters, sixteen codes, all of them started in one cluster: re-seeding must spread them."""
-    torch.manual_seed(0)
-    quantizer = VectorQuantizer(dim=4, codebook_size=16, code_dim=4).train()
-    centres = torch.randn(10, 4) * 10
-    quantizer(centres[:1] + 0.01 * torch.randn(256, 4))
-    for _ in range(200):
-        latents = centres[torch.randint(10, (256,))] + 0.01 * torch.randn(256, 4)
-        quantizer(latents)
-    ids = quantizer.eval()(centres).token_ids
-    assert len(set(ids.flatten().tolist())) == 10
+    """Ten clusters, and codes that all start in one of them: without re-seeding most would never be used."""
+    found = {}
+    for threshold in (0.0, 0.1):
+        torch.manual_seed(0)
+        quantizer = VectorQuantizer(dim=4, codebook_size=32, code_dim=4, dead_code_threshold=threshold).train()
+        centres = torch.randn(10, 4) * 10
+        quantizer(centres[:1] + 0.01 * torch.randn(256, 4))
+        for _ in range(150):
+            quantizer(centres[torch.randint(10, (256,))] + 0.01 * torch.randn(256, 4))
+        found[threshold] = len(set(quantizer.eval()(centres).token_ids.flatten().tolist()))
+    assert found[0.1] == 10 and found[0.0] < 8
+
+
+def test_codebook_usage():
     usage = codebook_usage(torch.tensor([0, 0, 1, 1]), 16)
     assert usage["used_codes"] == 2 and abs(usage["perplexity"] - 2) < 1e-5
 
