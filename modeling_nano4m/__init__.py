@@ -1,0 +1,13 @@
+"""nano4M, the any-to-any model. Importing this package registers it with the Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
+
+from modeling_nano4m.configuration_nano4m import Nano4MConfig
+from modeling_nano4m.modeling_nano4m import Nano4MModel, Nano4MOutput, Nano4MPreTrainedModel
+from modeling_nano4m.scheduling_unmasking import UnmaskingScheduler
+
+AutoConfig.register(Nano4MConfig.model_type, Nano4MConfig, exist_ok=True)
+AutoModel.register(Nano4MConfig, Nano4MModel, exist_ok=True)
+AutoModelForPreTraining.register(Nano4MConfig, Nano4MModel, exist_ok=True)
+
+__all__ = ["Nano4MConfig", "Nano4MModel", "Nano4MOutput", "Nano4MPreTrainedModel", "UnmaskingScheduler"]

@@ -1,0 +1,82 @@
+"""Configuration of nano4M: the modalities it knows, and the size of the transformer."""
+
+import math
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class Nano4MConfig(PreTrainedConfig):
+    """Everything needed to build a `Nano4MModel`.
+
+    Args:
+        modalities: one entry per modality, `name -> fields`. Another modality is added here and nowhere else:
+
+            - `vocab_size` (int): token ids lie in `[0, vocab_size)`;
+            - `token_axes` (dict of int): axes of the token grid, slowest first, e.g.
+              `{"frame": 8, "row": 4, "column": 4}`; their product is the number of tokens a clip has. Each axis
+              has position embeddings of its own, summed;
+            - `order` (str): `"any"` if tokens may be predicted in any order (the default), `"left_to_right"` for
+              sequences that grow from the front, like text;
+            - `bos_token_id`, `eos_token_id`, `pad_token_id` (int, optional): begin, end and fill of a sequence.
+        hidden_size, intermediate_size: width of the transformer and of its feed-forward layers.
+        num_encoder_layers, num_decoder_layers, num_attention_heads: its depth and heads.
+        dropout: after attention, in the feed-forward layers, and on attention weights; in [0, 1).
+        initializer_range: standard deviation of the initial weights.
+        layer_norm_eps: of the layer normalisations.
+    """
+
+    model_type = "nano4m"
+
+    modalities: dict[str, dict] | None = None
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    num_attention_heads: int = 8
+    dropout: float | int = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+
+    def __post_init__(self, **kwargs):
+        if self.modalities is None:
+            self.modalities = {"text": {"vocab_size": 512, "token_axes": {"index": 32}}}
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Called by transformers after the fields are set."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+        if not self.modalities:
+            raise ValueError("modalities is empty: name at least one")
+        for name, modality in self.modalities.items():
+            for field in ("vocab_size", "token_axes"):
+                if field not in modality:
+                    raise ValueError(f"modalities[{name!r}] lacks the field {field!r}")
+            if modality["vocab_size"] < 1 or not modality["token_axes"] or min(modality["token_axes"].values()) < 1:
+                raise ValueError(f"modalities[{name!r}]: vocab_size and every length in token_axes must be at least 1")
+            if modality.get("order", "any") not in ("any", "left_to_right"):
+                raise ValueError(
+                    f"modalities[{name!r}]: order must be 'any' or 'left_to_right', not {modality['order']!r}"
+                )
+
+    @property
+    def modality_names(self) -> list[str]:
+        """Names in the order of their modality ids."""
+        return list(self.modalities)
+
+    def modality_id(self, name: str) -> int:
+        """Index of a modality; ValueError for a name the model does not know."""
+        if name not in self.modalities:
+            raise ValueError(f"unknown modality {name!r}: this model knows {', '.join(self.modalities)}")
+        return self.modality_names.index(name)
+
+    def vocab_size_of(self, name: str) -> int:
+        return self.modalities[name]["vocab_size"]
+
+    def num_tokens_of(self, name: str) -> int:
+        """Length of a modality: the product of its axes."""
+        return math.prod(self.modalities[name]["token_axes"].values())

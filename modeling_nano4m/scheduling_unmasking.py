@@ -1,0 +1,73 @@
+"""Decides which tokens are fixed in which step of iterative unmasking.
+
+MaskGIT (Chang et al. 2022, arXiv:2202.04200) fixes the tokens the model is surest of; random order as in 4M's
+ROAR (arXiv:2312.06647) keeps more variety. A scheduler of diffusers, so that a pipeline saves and loads it.
+"""
+
+import math
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+
+SCHEDULES = ("cosine", "linear")
+ORDERS = ("random", "confidence")
+
+
+class UnmaskingScheduler(SchedulerMixin, ConfigMixin):
+    """Spreads `num_tokens` tokens over `num_inference_steps` steps.
+
+    Args:
+        schedule: "cosine" fixes few tokens at first, while little is known, and more later; "linear" equally many
+            in each step.
+        order: "random" fixes tokens in an order drawn beforehand; "confidence" those with the highest probability
+            first. Modalities whose order is left to right are generated so in either case.
+        confidence_temperature: strength of the Gumbel noise on log-probabilities in confidence order, falling
+            linearly to 0 over the steps; without it samples lose variety.
+    """
+
+    @register_to_config
+    def __init__(self, schedule: str = "cosine", order: str = "random", confidence_temperature: float = 1.0):
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+        if order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+
+    def known_after_step(self, num_inference_steps: int, num_tokens: torch.LongTensor) -> torch.LongTensor:
+        """How many tokens are fixed after each step.
+
+        Args:
+            num_inference_steps: at least 1.
+            num_tokens: tokens to generate for each sample, `(batch,)` int64.
+
+        Returns:
+            `(batch, num_inference_steps)` int64, never falling, the last column equal to `num_tokens`. No step takes
+            a leftover: sizes follow the schedule as closely as whole numbers allow, and while there are tokens
+            left every step fixes one at least.
+        """
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
+        steps = torch.arange(1, num_inference_steps + 1, dtype=torch.float64)
+        progress = steps / num_inference_steps
+        if self.config.schedule == "cosine":
+            progress = 1 - torch.cos(progress * math.pi / 2)
+        num_tokens = num_tokens.cpu()[:, None]
+        known = (num_tokens * progress).round().long()
+        known = torch.maximum(known, steps.long())
+        return torch.minimum(known, num_tokens)
+
+    def priority(
+        self, log_probabilities: torch.FloatTensor, order_noise: torch.Tensor, noise: torch.Tensor, progress: float
+    ) -> torch.FloatTensor:
+        """Which positions to fix first: those with the highest value, `(batch, num_tokens)`.
+
+        Args:
+            log_probabilities: of the tokens sampled at each position, `(batch, num_tokens)`.
+            order_noise: uniform numbers in [0, 1) drawn once per position and sample, same shape.
+            noise: uniform numbers drawn anew in each step, same shape.
+            progress: part of the steps done, in [0, 1).
+        """
+        if self.config.order == "random":
+            return order_noise
+        gumbel = -torch.log(-torch.log(noise.clamp(1e-9, 1 - 1e-7)))
+        return log_probabilities + self.config.confidence_temperature * (1 - progress) * gumbel
