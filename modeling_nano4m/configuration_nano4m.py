@@ -14,9 +14,9 @@ class Nano4MConfig(PreTrainedConfig):
         modalities: one entry per modality, `name -> fields`. Another modality is added here and nowhere else:
 
             - `vocab_size` (int): token ids lie in `[0, vocab_size)`;
-            - `token_axes` (dict of int): axes of the token grid, slowest first, e.g.
-              `{"frame": 8, "row": 4, "column": 4}`; their product is the number of tokens a clip has. Each axis
-              has position embeddings of its own, summed;
+            - `token_axes` (list of pairs, or a dict): axes of the token grid, slowest first, e.g.
+              `[["frame", 8], ["row", 4], ["column", 4]]`; their product is the number of tokens a clip has. Each
+              axis has position embeddings of its own, summed;
             - `order` (str): `"any"` if tokens may be predicted in any order (the default), `"left_to_right"` for
               sequences that grow from the front, like text;
             - `bos_token_id`, `eos_token_id`, `pad_token_id` (int, optional): begin, end and fill of a sequence.
@@ -42,6 +42,12 @@ class Nano4MConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.modalities is None:
             self.modalities = {"text": {"vocab_size": 512, "token_axes": {"index": 32}}}
+        # JSON files sort the keys of a dictionary, so nothing may hang on their order: modalities are numbered
+        # by name, and axes, whose order matters, are kept as a list.
+        self.modalities = {
+            name: {**modality, "token_axes": _pairs(modality["token_axes"])} if "token_axes" in modality else modality
+            for name, modality in sorted(self.modalities.items())
+        }
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
@@ -56,7 +62,8 @@ class Nano4MConfig(PreTrainedConfig):
             for field in ("vocab_size", "token_axes"):
                 if field not in modality:
                     raise ValueError(f"modalities[{name!r}] lacks the field {field!r}")
-            if modality["vocab_size"] < 1 or not modality["token_axes"] or min(modality["token_axes"].values()) < 1:
+            lengths = [length for _, length in modality["token_axes"]]
+            if modality["vocab_size"] < 1 or not lengths or min(lengths) < 1:
                 raise ValueError(f"modalities[{name!r}]: vocab_size and every length in token_axes must be at least 1")
             if modality.get("order", "any") not in ("any", "left_to_right"):
                 raise ValueError(
@@ -79,4 +86,8 @@ class Nano4MConfig(PreTrainedConfig):
 
     def num_tokens_of(self, name: str) -> int:
         """Length of a modality: the product of its axes."""
-        return math.prod(self.modalities[name]["token_axes"].values())
+        return math.prod(length for _, length in self.modalities[name]["token_axes"])
+
+
+def _pairs(axes: dict[str, int] | list) -> list[list]:
+    return [list(pair) for pair in (axes.items() if isinstance(axes, dict) else axes)]

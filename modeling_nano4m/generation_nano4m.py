@@ -112,7 +112,11 @@ class Nano4MGenerationMixin:
                     noise[rows, step].gather(1, query),
                     step / num_inference_steps,
                 )
-            rank = priority.masked_fill(~asked_mask, -torch.inf).argsort(1, descending=True, stable=True).argsort(1)
+            rank = (
+                priority.masked_fill(~asked_mask, -torch.inf)
+                .argsort(dim=1, descending=True, stable=True)
+                .argsort(dim=1)
+            )
             fixed = (rank < budget[:, None]) & asked_mask
             sample, column = fixed.nonzero(as_tuple=True)
             where = rows[sample], query[sample, column]
@@ -222,7 +226,9 @@ def _check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p
 
 def _compact(mask: torch.BoolTensor, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], torch.BoolTensor]:
     """Move what `mask` (batch, length) marks to the front, in order, and cut off what no sample needs."""
-    order = mask.long().argsort(1, descending=True, stable=True)[:, : int(mask.sum(1).max()) if mask.numel() else 0]
+    order = mask.long().argsort(dim=1, descending=True, stable=True)[
+        :, : int(mask.sum(1).max()) if mask.numel() else 0
+    ]
     return [tensor.gather(1, order) for tensor in tensors], mask.gather(1, order)
 
 

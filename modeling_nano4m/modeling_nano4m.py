@@ -178,9 +178,7 @@ class Nano4MEmbeddings(nn.Module):
         self.modalities = nn.Embedding(len(config.modalities), config.hidden_size)
         self.positions = nn.ModuleDict(
             {
-                name: nn.ModuleDict(
-                    {axis: nn.Embedding(n, config.hidden_size) for axis, n in modality["token_axes"].items()}
-                )
+                name: nn.ModuleDict({axis: nn.Embedding(n, config.hidden_size) for axis, n in modality["token_axes"]})
                 for name, modality in config.modalities.items()
             }
         )

@@ -77,7 +77,7 @@ def test_a_target_is_answered_alike_whatever_else_is_asked():
     """Queries of other modalities, and later words of a text, are invisible."""
     model, batch = make_model(), make_batch(size=1)
     batch |= {
-        "target_modality_ids": torch.tensor([[0, 0, 2, 2]]),
+        "target_modality_ids": torch.tensor([[1, 1, 2, 2]]),  # image, image, text, text
         "target_position_ids": torch.tensor([[1, 5, 2, 3]]),
         "target_ids": torch.tensor([[1, 2, 3, 4]]),
     }
@@ -90,13 +90,13 @@ def test_a_target_is_answered_alike_whatever_else_is_asked():
 def test_loss_averages_over_the_modalities_present():
     model, batch = make_model(), make_batch()
     output = model(**batch, return_logits=True)
-    for index, name in enumerate(MODALITIES):
+    for index, name in enumerate(model.config.modality_names):
         mine = batch["target_modality_ids"] == index
         assert output.num_targets[name] == mine.sum()
         expected = F.cross_entropy(output.logits[name], batch["target_ids"][mine])
         torch.testing.assert_close(output.losses[name], expected)
     torch.testing.assert_close(output.loss, sum(output.losses.values()) / 3)
-    batch["target_modality_ids"][:] = 1
+    batch["target_modality_ids"][:] = model.config.modality_id("audio")
     output = model(**batch)
     torch.testing.assert_close(output.loss, output.losses["audio"])
     output.loss.backward()
