@@ -146,6 +146,13 @@ class AudioTokenizer(PreTrainedTokenizer4M):
         return (mel.clamp_min(self.config.log_floor).log() - self.config.log_mel_mean) / self.config.log_mel_std
 
     @torch.no_grad()
+    def fit_normalisation(self, waveform: torch.FloatTensor) -> None:
+        """Set `config.log_mel_mean` and `log_mel_std` so that these clips `(batch, num_samples)` come out standard."""
+        self.config.log_mel_mean, self.config.log_mel_std = 0.0, 1.0
+        log_mel = self.log_mel(waveform)
+        self.config.log_mel_mean, self.config.log_mel_std = log_mel.mean().item(), max(log_mel.std().item(), 1e-3)
+
+    @torch.no_grad()
     def vocode(self, log_mel: torch.FloatTensor) -> torch.FloatTensor:
         """Waveform `(batch, num_samples)` with the given normalised log-mel spectrogram, by Griffin-Lim."""
         mel = (log_mel.float() * self.config.log_mel_std + self.config.log_mel_mean).exp()

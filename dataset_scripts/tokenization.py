@@ -1,0 +1,171 @@
+"""Clips to token ids with `Dataset.map`, and the token folder that training reads.
+
+A token folder is a `DatasetDict` on disk plus `tokens.json`, which says which tokenizers made the ids. Each
+row has `clip_id`, `video`, `start`, `end` and one list of ids per modality, `image_ids`, `audio_ids` and
+`text_ids`, without padding; the list is empty where a clip lacks the modality (no audio track, no text).
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from datasets import DatasetDict
+from datasets.fingerprint import Hasher
+
+# Part of every cache key: change it when the ids change though data and tokenizers do not.
+CODE_VERSION = "1"
+TOKENS_FILE = "tokens.json"
+ROWS_PER_SHARD = 1000
+KEPT_COLUMNS = ["clip_id", "video", "start", "end"]
+
+
+class TokenizeClips:
+    """Turns a batch of rows of clips into rows of ids; what `Dataset.map` calls."""
+
+    def __init__(self, tokenizers: dict):
+        self.tokenizers = tokenizers
+
+    @torch.inference_mode()
+    def __call__(self, batch: dict) -> dict[str, list[np.ndarray]]:
+        present = {
+            "image": np.ones(len(batch["text"]), dtype=bool),
+            "audio": np.asarray(batch["audio_valid"]) > 0,
+            "text": np.array([bool(str(text).strip()) for text in batch["text"]]),
+        }
+        columns = {"image": "frames", "audio": "audio", "text": "text"}
+        return {
+            f"{name}_ids": self._encode(tokenizer, batch[columns[name]], present[name])
+            for name, tokenizer in self.tokenizers.items()
+        }
+
+    @staticmethod
+    def _encode(tokenizer, media, present: np.ndarray) -> list[np.ndarray]:
+        rows = [np.zeros(0, dtype=np.int64)] * len(present)
+        chosen = [item for item, there in zip(media, present, strict=True) if there]
+        if chosen:
+            device = tokenizer.device
+            batch = tokenizer.preprocess(chosen)
+            token_ids = tokenizer.encode(batch.to(device) if isinstance(batch, torch.Tensor) else batch)
+            valid_mask = tokenizer.valid_mask(token_ids)
+            for row, ids, mask in zip(np.flatnonzero(present), token_ids.cpu(), valid_mask.cpu(), strict=True):
+                rows[row] = ids[mask].numpy()
+        return rows
+
+
+def tokenize_clips(
+    clips: DatasetDict, tokenizers: dict, output_dir: str | Path, batch_size: int = 64, num_proc: int | None = None
+) -> DatasetDict:
+    """Tokenize every clip and save ids and the tokenizers' identity to `output_dir`.
+
+    Work is cut into shards of 1,000 rows whose cache key holds the data's fingerprint and the hash of the
+    tokenizers' weights: after a kill only the unfinished shard is done again, and changed weights miss the cache.
+
+    Args:
+        clips: a prepared data set, as `datasets.load_from_disk` returns it.
+        tokenizers: `name -> tokenizer`, modalities as in `tokenizers_4m.TOKENIZERS`.
+        output_dir: where to save; reused if it already holds the same ids.
+        batch_size: clips per forward pass.
+        num_proc: processes; each shard is divided among them.
+
+    Raises:
+        ValueError: if `output_dir` holds something else than tokens, or the clips do not fit the tokenizers.
+    """
+    output_dir = Path(output_dir)
+    metadata = {
+        "code_version": CODE_VERSION,
+        "source": {split: rows._fingerprint for split, rows in clips.items()},
+        "modalities": {name: tokenizer.describe() for name, tokenizer in tokenizers.items()},
+    }
+    if output_dir.exists() and any(output_dir.iterdir()):
+        if not (output_dir / TOKENS_FILE).exists():
+            raise ValueError(f"{output_dir} exists and holds no tokens: choose another --output_dir or remove it")
+        if read_tokens_metadata(output_dir) == metadata:
+            return DatasetDict.load_from_disk(output_dir)
+    _check_clips_fit(clips, tokenizers)
+    for tokenizer in tokenizers.values():
+        tokenizer.eval()
+    tokens = DatasetDict(
+        {split: _map_split(split, rows, tokenizers, batch_size, num_proc) for split, rows in clips.items()}
+    )
+    temporary = output_dir.with_name(output_dir.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    tokens.save_to_disk(temporary)
+    (temporary / TOKENS_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(output_dir, ignore_errors=True)
+    temporary.rename(output_dir)
+    return DatasetDict.load_from_disk(output_dir)
+
+
+def load_tokens(folder: str | Path) -> tuple[DatasetDict, dict]:
+    """Read a token folder: the ids, and for each modality what its tokenizer said of itself.
+
+    Raises:
+        ValueError: if `folder` is no token folder.
+    """
+    return DatasetDict.load_from_disk(folder), read_tokens_metadata(folder)["modalities"]
+
+
+def read_tokens_metadata(folder: str | Path) -> dict:
+    path = Path(folder) / TOKENS_FILE
+    if not path.exists():
+        raise ValueError(f"{folder} is not a token folder: {TOKENS_FILE} is missing; make it with tokenize_dataset.py")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_tokenizers(described: dict, tokenizers: dict) -> None:
+    """Raise ValueError unless the ids described in a token folder were made by exactly these tokenizers."""
+    for name, expected in described.items():
+        if name not in tokenizers:
+            raise ValueError(f"the tokens have modality {name!r}, but there is no tokenizer for it")
+        found = tokenizers[name].describe()
+        for field in expected:
+            if found.get(field) != expected[field]:
+                raise ValueError(
+                    f"the {name} tokenizer is not the one that made the tokens: {field} is {found.get(field)!r}, "
+                    f"the tokens were made with {expected[field]!r}; run tokenize_dataset.py again"
+                )
+
+
+def _map_split(split: str, rows: datasets.Dataset, tokenizers: dict, batch_size: int, num_proc: int | None):
+    rows = rows.with_format("numpy")
+    num_shards = max(1, -(-len(rows) // ROWS_PER_SHARD))
+    identity = [rows._fingerprint, CODE_VERSION, num_shards, batch_size]
+    identity += [(name, tokenizer.fingerprint()) for name, tokenizer in tokenizers.items()]
+    features = {name: rows.features[name] for name in KEPT_COLUMNS}
+    features |= {f"{name}_ids": datasets.List(datasets.Value("int32")) for name in tokenizers}
+    shards = []
+    for index in range(num_shards):
+        shard = rows.shard(num_shards, index, contiguous=True)
+        shards.append(
+            shard.map(
+                TokenizeClips(tokenizers),
+                batched=True,
+                batch_size=batch_size,
+                num_proc=num_proc,
+                remove_columns=[name for name in rows.column_names if name not in KEPT_COLUMNS],
+                features=datasets.Features(features),
+                new_fingerprint=Hasher.hash([*identity, index]),
+                desc=f"tokenize {split} {index + 1}/{num_shards}",
+            )
+        )
+    return datasets.concatenate_datasets(shards).with_format(None)
+
+
+def _check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:
+    row = next(rows for rows in clips.values() if len(rows)).with_format("numpy")[0]
+    image, audio = tokenizers.get("image"), tokenizers.get("audio")
+    if image is not None and len(row["frames"]) != image.config.num_frames:
+        raise ValueError(
+            f"the clips have {len(row['frames'])} frames, the image tokenizer takes num_frames="
+            f"{image.config.num_frames}: prepare the data or train the tokenizer anew"
+        )
+    if audio is None:
+        return
+    if row["sampling_rate"] != audio.config.sampling_rate or len(row["audio"]) != audio.config.num_samples:
+        raise ValueError(
+            f"the clips have {len(row['audio'])} samples at {row['sampling_rate']} Hz, the audio tokenizer takes "
+            f"{audio.config.num_samples} at {audio.config.sampling_rate}: prepare the data or train it anew"
+        )

@@ -1,0 +1,104 @@
+"""Trainers that log every part of the loss: per modality for nano4M, per term for tokenizers."""
+
+from collections import defaultdict
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from tokenizers_4m.quantizer import codebook_usage
+from trainers.masking import MaskingCollator
+
+
+class PartLossTrainer(Trainer):
+    """Logs the `losses` of the model's output beside the loss, as means since the last log.
+
+    A part with `num_targets` counts by them, so that a batch with few targets weighs little and one with none
+    nothing.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._sums = {True: defaultdict(float), False: defaultdict(float)}
+        self._counts = {True: defaultdict(float), False: defaultdict(float)}
+        # The model averages its own loss; the Trainer must not divide by a number of labels.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        for name, value in outputs.losses.items():
+            count = outputs.num_targets[name] if outputs.get("num_targets") is not None else 1
+            # Stays on the device: reading a number out would make every step wait for it.
+            self._sums[model.training][name] += value.detach() * count
+            self._counts[model.training][name] += count
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        is_evaluation = "eval_loss" in logs
+        if is_evaluation or "loss" in logs:
+            logs.update(
+                self._take_parts(training=not is_evaluation, prefix="eval_loss_" if is_evaluation else "loss_")
+            )
+        super().log(logs, start_time)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+        self.on_evaluated(outputs)
+        return loss.detach().float(), None, None
+
+    def on_evaluated(self, outputs) -> None:
+        """Called with the output of every evaluation batch."""
+
+    def _take_parts(self, training: bool, prefix: str) -> dict[str, float]:
+        sums, counts = self._sums[training], self._counts[training]
+        parts = {f"{prefix}{name}": float(sums[name]) / float(counts[name]) for name in sums if counts[name]}
+        sums.clear()
+        counts.clear()
+        return parts
+
+
+class Nano4MTrainer(PartLossTrainer):
+    """Trains nano4M with a `MaskingCollator`; evaluation draws the same masks every time."""
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        self.data_collator, collator = self._fresh_collator(), self.data_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
+
+    def _fresh_collator(self) -> MaskingCollator:
+        fields = {name: getattr(self.data_collator, name) for name in MaskingCollator.__dataclass_fields__}
+        return MaskingCollator(**{**fields, "seed": 0})
+
+
+class TokenizerTrainer(PartLossTrainer):
+    """Trains an image or audio tokenizer and reports how much of the codebook the evaluation clips use."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._evaluated_ids = []
+
+    def on_evaluated(self, outputs) -> None:
+        self._evaluated_ids.append(outputs.token_ids.cpu())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "eval_loss" in logs and self._evaluated_ids:
+            usage = codebook_usage(torch.cat(self._evaluated_ids), self.model.config.vocab_size)
+            logs.update({f"eval_{name}": value for name, value in usage.items()})
+            self._evaluated_ids = []
+        super().log(logs, start_time)
+
+
+class ClipCollator:
+    """Turns rows of clips, in numpy format, into the batch that a tokenizer's `forward` takes."""
+
+    COLUMNS = {"image": "frames", "audio": "audio"}
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        column = self.COLUMNS[self.tokenizer.modality]
+        return {self.tokenizer.main_input_name: self.tokenizer.preprocess([row[column] for row in rows])}
