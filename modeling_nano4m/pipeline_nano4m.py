@@ -1,0 +1,177 @@
+"""Any modality in, any modality out: model, tokenizers and scheduler as one pipeline, saved as one folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from tqdm.auto import tqdm
+
+from modeling_nano4m.modeling_nano4m import Nano4MModel
+from modeling_nano4m.scheduling_unmasking import UnmaskingScheduler
+from tokenizers_4m import AudioTokenizer, ImageTokenizer, TextTokenizer
+
+
+@dataclass
+class Nano4MPipelineOutput(BaseOutput):
+    """What was generated, one entry per sample, in the field of its modality.
+
+    images: lists of `num_frames` RGB PIL images.
+    audios: float32 arrays `(num_samples,)` at `sampling_rate` Hz.
+    texts: strings.
+    token_ids: `(batch, num_tokens)` int64, the ids they were decoded from.
+    """
+
+    images: list[list[Image.Image]] | None = None
+    audios: list[np.ndarray] | None = None
+    sampling_rate: int | None = None
+    texts: list[str] | None = None
+    token_ids: torch.LongTensor | None = None
+
+
+class Nano4MPipeline(DiffusionPipeline):
+    """Generates image, audio or text from any of them.
+
+        pipe = Nano4MPipeline.from_pretrained("outputs/demo/model")
+        sound = pipe(image="square.png", target="audio", seed=0)
+        soundfile.write("square.wav", sound.audios[0], sound.sampling_rate)
+
+    Components: `model` (`Nano4MModel`), `image_tokenizer`, `audio_tokenizer`, `text_tokenizer`, `scheduler`
+    (`UnmaskingScheduler`).
+    """
+
+    model_cpu_offload_seq = "image_tokenizer->audio_tokenizer->text_tokenizer->model"
+
+    def __init__(
+        self,
+        model: Nano4MModel,
+        image_tokenizer: ImageTokenizer,
+        audio_tokenizer: AudioTokenizer,
+        text_tokenizer: TextTokenizer,
+        scheduler: UnmaskingScheduler,
+    ):
+        super().__init__()
+        self.register_modules(
+            model=model,
+            image_tokenizer=image_tokenizer,
+            audio_tokenizer=audio_tokenizer,
+            text_tokenizer=text_tokenizer,
+            scheduler=scheduler,
+        )
+        for name, tokenizer in self.tokenizers.items():
+            length = model.config.num_tokens_of(name) if name in model.config.modalities else None
+            if (
+                length != tokenizer.config.num_tokens
+                or model.config.vocab_size_of(name) != tokenizer.config.vocab_size
+            ):
+                raise ValueError(
+                    f"model and {name} tokenizer do not fit: the tokenizer has {tokenizer.config.num_tokens} tokens "
+                    f"of {tokenizer.config.vocab_size} ids"
+                )
+
+    @property
+    def tokenizers(self) -> dict[str, torch.nn.Module]:
+        return {"image": self.image_tokenizer, "audio": self.audio_tokenizer, "text": self.text_tokenizer}
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        image=None,
+        audio=None,
+        text=None,
+        target: str = "image",
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | list[int] | None = None,
+        num_samples: int = 1,
+        batch_size: int = 64,
+    ) -> Nano4MPipelineOutput:
+        """Generate `target` from the conditions given; from nothing if none is.
+
+        Args:
+            image: PIL image, array `(height, width, 3)`, file path, or a list of `num_frames` PIL images or an array
+                `(num_frames, height, width, 3)` for a clip; a list of these, for several samples, is told from the
+                frames of one clip by its entries being clips, or single pictures not `num_frames` in number.
+            audio: array at the tokenizer's sampling rate, `(array, sampling_rate)`, file path, or a list of them.
+            text: string, `pathlib.Path` of a text file, or a list of them.
+            target: "image", "audio" or "text".
+            num_inference_steps, guidance_scale, temperature, top_k, top_p, seed: see `Nano4MModel.generate`.
+            num_samples: how many to generate when no condition is given.
+            batch_size: samples generated at once.
+
+        Raises:
+            ValueError: if a condition is unreadable, or conditions differ in number.
+        """
+        tokenizer = self._tokenizer(target)
+        given = {
+            "image": None if image is None else self._list_of_clips(image),
+            "audio": None if audio is None else _list_of(audio, (str, Path, tuple, dict, np.ndarray, torch.Tensor)),
+            "text": None if text is None else _list_of(text, (str, Path)),
+        }
+        given = {name: media for name, media in given.items() if media is not None}
+        sizes = {name: len(media) for name, media in given.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"conditions differ in number of samples: {sizes}")
+        total = next(iter(sizes.values()), num_samples)
+        if seed is None:
+            seed = int(torch.randint(2**31, ()))
+        seeds = [seed + i for i in range(total)] if isinstance(seed, int) else list(seed)
+
+        generated, decoded = [], []
+        for start in tqdm(range(0, total, batch_size), desc=f"generate {target}", disable=total <= batch_size):
+            part = slice(start, start + batch_size)
+            token_ids = self.model.generate(
+                *self._encode({name: media[part] for name, media in given.items()}, target),
+                batch_size=len(seeds[part]),
+                num_inference_steps=num_inference_steps,
+                scheduler=self.scheduler,
+                guidance_scale=guidance_scale,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seeds[part],
+            )
+            generated.append(token_ids.cpu())
+            decoded += tokenizer.postprocess(tokenizer.decode(token_ids))
+        output = Nano4MPipelineOutput(token_ids=torch.cat(generated))
+        output[f"{target}s"] = decoded
+        if target == "audio":
+            output["sampling_rate"] = self.audio_tokenizer.config.sampling_rate
+        return output
+
+    def _encode(self, given: dict[str, list], target: str) -> tuple:
+        """The first three arguments of `Nano4MModel.generate`: ids, target, and which ids are real."""
+        inputs, valid_masks = {}, {}
+        for name, media in given.items():
+            tokenizer = self.tokenizers[name]
+            batch = tokenizer.preprocess(media)
+            inputs[name] = tokenizer.encode(batch.to(self.device) if isinstance(batch, torch.Tensor) else batch)
+            valid_masks[name] = tokenizer.valid_mask(inputs[name])
+            if name == target:
+                raise ValueError(f"{name} is both condition and target")
+        return inputs, target, valid_masks
+
+    def _tokenizer(self, target: str):
+        if target not in self.tokenizers:
+            raise ValueError(f"target must be one of {', '.join(self.tokenizers)}, not {target!r}")
+        return self.tokenizers[target]
+
+    def _list_of_clips(self, image) -> list:
+        if isinstance(image, (str, Path, Image.Image)):
+            return [image]
+        if isinstance(image, (np.ndarray, torch.Tensor)):
+            image = np.asarray(image)
+            return [image] if image.ndim < 5 else list(image)
+        num_frames = self.image_tokenizer.config.num_frames
+        is_one_clip = num_frames > 1 and len(image) == num_frames and all(isinstance(i, Image.Image) for i in image)
+        return [image] if is_one_clip else list(image)
+
+
+def _list_of(media, single: tuple) -> list:
+    return [media] if isinstance(media, single) else list(media)
