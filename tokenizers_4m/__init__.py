@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel
 
 from tokenizers_4m.audio import AudioTokenizer, AudioTokenizerConfig
-from tokenizers_4m.contract import PreTrainedTokenizer4M, TokenizerConfig4M
+from tokenizers_4m.contract import TokenizerConfig4M, TokenizerContract
 from tokenizers_4m.image import ImageTokenizer, ImageTokenizerConfig
 from tokenizers_4m.text import TextTokenizer, TextTokenizerConfig
 
@@ -19,7 +19,7 @@ __all__ = [
     "AudioTokenizerConfig",
     "ImageTokenizer",
     "ImageTokenizerConfig",
-    "PreTrainedTokenizer4M",
+    "TokenizerContract",
     "TextTokenizer",
     "TextTokenizerConfig",
     "TokenizerConfig4M",

@@ -15,7 +15,7 @@ import json
 import math
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 # Written by transformers on every save and without influence on the ids.
 _VOLATILE_CONFIG_FIELDS = ("transformers_version", "_name_or_path", "dtype", "architectures")
@@ -37,10 +37,8 @@ class TokenizerConfig4M(PreTrainedConfig):
         return math.prod(self.token_axes.values())
 
 
-class PreTrainedTokenizer4M(PreTrainedModel):
-    """Base class of the image, audio and text tokenizers."""
-
-    base_model_prefix = ""
+class TokenizerContract:
+    """Mixed into the `PreTrainedModel`s that are image, audio and text tokenizers."""
 
     @property
     def modality(self) -> str:

@@ -14,11 +14,12 @@ import soundfile
 import torch
 import torchaudio
 from torch import nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from tokenizers_4m.audio.configuration_audio_tokenizer import AudioTokenizerConfig
-from tokenizers_4m.contract import PreTrainedTokenizer4M
+from tokenizers_4m.contract import TokenizerContract
 from tokenizers_4m.quantizer import VectorQuantizer
 
 
@@ -55,11 +56,12 @@ class ResidualBlock(nn.Module):
         return hidden_states + self.layers(hidden_states)
 
 
-class AudioTokenizer(PreTrainedTokenizer4M):
+class AudioTokenizer(TokenizerContract, PreTrainedModel):
     """Turns waveforms of `num_samples` samples into `num_steps * num_quantizers` token ids."""
 
     config: AudioTokenizerConfig
     config_class = AudioTokenizerConfig
+    base_model_prefix = ""
     main_input_name = "waveform"
 
     def __init__(self, config: AudioTokenizerConfig):

@@ -12,10 +12,11 @@ import torch
 from diffusers.models.autoencoders.vae import Decoder, Encoder
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from tokenizers_4m.contract import PreTrainedTokenizer4M
+from tokenizers_4m.contract import TokenizerContract
 from tokenizers_4m.image.configuration_image_tokenizer import ImageTokenizerConfig
 from tokenizers_4m.quantizer import VectorQuantizer
 
@@ -35,11 +36,12 @@ class ImageTokenizerOutput(ModelOutput):
     token_ids: torch.LongTensor | None = None
 
 
-class ImageTokenizer(PreTrainedTokenizer4M):
+class ImageTokenizer(TokenizerContract, PreTrainedModel):
     """Turns clips of `num_frames` pictures into `num_frames * (image_size / stride) ** 2` token ids."""
 
     config: ImageTokenizerConfig
     config_class = ImageTokenizerConfig
+    base_model_prefix = ""
     main_input_name = "pixel_values"
 
     def __init__(self, config: ImageTokenizerConfig):

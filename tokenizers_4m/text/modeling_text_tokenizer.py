@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers import initialization as init
 
-from tokenizers_4m.contract import PreTrainedTokenizer4M
+from tokenizers_4m.contract import TokenizerContract
 from tokenizers_4m.text.configuration_text_tokenizer import TextTokenizerConfig
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 
 
-class TextTokenizer(PreTrainedTokenizer4M):
+class TextTokenizer(TokenizerContract, PreTrainedModel):
     """Turns strings into `max_tokens` token ids: begin, subwords, end, padding.
 
     Made by `TextTokenizer.train_from_iterator` or `from_pretrained`. Its only weight, `token_frequencies`
@@ -30,6 +30,7 @@ class TextTokenizer(PreTrainedTokenizer4M):
 
     config: TextTokenizerConfig
     config_class = TextTokenizerConfig
+    base_model_prefix = ""
     main_input_name = "text"
 
     def __init__(self, config: TextTokenizerConfig, tokenizer: PreTrainedTokenizerFast | None = None):
