@@ -1,5 +1,7 @@
 """Image, audio and text tokenizers. Importing this package registers them with the Auto classes."""
 
+from pathlib import Path
+
 from transformers import AutoConfig, AutoModel
 
 from tokenizers_4m.audio import AudioTokenizer, AudioTokenizerConfig
@@ -13,6 +15,21 @@ for _tokenizer in TOKENIZERS.values():
     AutoConfig.register(_tokenizer.config_class.model_type, _tokenizer.config_class, exist_ok=True)
     AutoModel.register(_tokenizer.config_class, _tokenizer, exist_ok=True)
 
+
+def load_tokenizers(folder: str | Path) -> dict[str, TokenizerContract]:
+    """Load the tokenizers of every modality from `folder/image`, `folder/audio`, `folder/text`, in eval mode.
+
+    Raises:
+        FileNotFoundError: if one is missing.
+    """
+    for name in TOKENIZERS:
+        if not (Path(folder) / name / "config.json").exists():
+            raise FileNotFoundError(
+                f"{Path(folder) / name}: no {name} tokenizer there; make it with train_tokenizer.py"
+            )
+    return {name: tokenizer.from_pretrained(Path(folder) / name).eval() for name, tokenizer in TOKENIZERS.items()}
+
+
 __all__ = [
     "TOKENIZERS",
     "AudioTokenizer",
@@ -23,4 +40,5 @@ __all__ = [
     "TextTokenizer",
     "TextTokenizerConfig",
     "TokenizerConfig4M",
+    "load_tokenizers",
 ]

@@ -1,0 +1,85 @@
+"""Command lines of the scripts: an optional YAML file first, then `--field value` overrides."""
+
+import dataclasses
+import json
+import sys
+import types
+import typing
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def parse_args(*dataclass_types, description: str = "", argv: list[str] | None = None) -> tuple:
+    """Fill one object of each dataclass from the command line; later values win over the YAML file's.
+
+    Exits with status 2 and a message naming the field if one is unknown, missing or of the wrong type.
+    """
+    parser = HfArgumentParser(
+        dataclass_types, description=description, usage="%(prog)s [CONFIG.yaml] [--field value ...]"
+    )
+    try:
+        arguments = expand_yaml(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        parser.error(str(error))
+    *values, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown field {unknown[0]}; run with --help for the fields there are")
+    return tuple(values)
+
+
+def expand_yaml(argv: list[str]) -> list[str]:
+    """Replace a leading YAML file by the `--field value` words that it stands for."""
+    if not argv or argv[0].startswith("-"):
+        return list(argv)
+    path = Path(argv[0])
+    if not path.is_file():
+        raise ValueError(f"{path}: no such configuration file")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: must hold `field: value` lines")
+    words = []
+    for name, value in fields.items():
+        if value is None:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, dict):
+            words.append(json.dumps(value))
+        else:
+            words += [str(item) for item in (value if isinstance(value, list) else [value])]
+    return words + list(argv[1:])
+
+
+def field_value(name: str, argv: list[str]) -> str | None:
+    """The last value given for a field, before the real parsing; for fields that decide which others exist."""
+    words = expand_yaml(argv)
+    places = [i for i, word in enumerate(words[:-1]) if word == f"--{name}"]
+    return words[places[-1] + 1] if places else None
+
+
+def fields_of(cls: type, without: tuple[str, ...] = ()) -> type:
+    """A dataclass with the fields that `cls` itself declares, so that a config or collator can be set by flags."""
+    inherited = {field.name: field for field in dataclasses.fields(cls)}
+    fields = []
+    for name, hint in typing.get_type_hints(cls).items():
+        if name not in cls.__annotations__ or name not in inherited or name in without:
+            continue
+        default = inherited[name].default
+        if isinstance(default, tuple):
+            value = list(default)
+            default = dataclasses.field(default_factory=lambda value=value: list(value))
+        fields.append((name, _simple(hint), default))
+    return dataclasses.make_dataclass(f"{cls.__name__}Fields", fields)
+
+
+def _simple(hint):
+    """The member of a union that a command line can spell: `list[int] | tuple[int, ...]` is `list[int]`."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint
+    members = [member for member in typing.get_args(hint) if member is not type(None)]
+    best = float if float in members else next((m for m in members if typing.get_origin(m) is list), members[0])
+    return best if type(None) not in typing.get_args(hint) else best | None

@@ -1,0 +1,54 @@
+"""Turn a folder of videos (or the made-up world) into uniform clips on disk.
+
+prepare_dataset.py --builder video_clips --data_dir VIDEOS --output_dir OUT
+"""
+
+from dataclasses import dataclass, field, fields
+
+from arguments import parse_args
+from dataset_scripts.prepare import prepare_clips
+
+from dataset_scripts import ShapesWorld, ShapesWorldConfig, VideoClips, VideoClipsConfig
+
+BUILDERS = {"video_clips": (VideoClips, VideoClipsConfig), "shapes_world": (ShapesWorld, ShapesWorldConfig)}
+
+
+@dataclass
+class PrepareArguments:
+    data_dir: str = field(metadata={"help": "folder of videos; where to write them for shapes_world"})
+    output_dir: str = field(metadata={"help": "where the clips go; load with datasets.load_from_disk"})
+    builder: str = field(default="video_clips", metadata={"choices": list(BUILDERS)})
+    num_frames: int | None = field(default=None, metadata={"help": "frames per clip"})
+    image_size: int | None = field(default=None, metadata={"help": "height and width of a frame, pixels"})
+    sampling_rate: int | None = field(default=None, metadata={"help": "of the sound, Hz"})
+    clip_seconds: float | None = field(default=None, metadata={"help": "length of a clip"})
+    validation_fraction: float | None = field(
+        default=None, metadata={"help": "of videos, if there are no split folders"}
+    )
+    asr_model: str | None = field(default=None, metadata={"help": "speech recognition model for clips without text"})
+    language: str | None = field(default=None, metadata={"help": "of subtitles and speech"})
+    strict: bool = field(default=False, metadata={"help": "an unusable file is an error"})
+    num_train: int | None = field(default=None, metadata={"help": "shapes_world: clips to make"})
+    num_validation: int | None = field(default=None, metadata={"help": "shapes_world: clips to make"})
+    num_proc: int | None = field(default=None, metadata={"help": "processes"})
+
+
+def main(argv: list[str] | None = None):
+    (args,) = parse_args(PrepareArguments, description=__doc__, argv=argv)
+    builder_class, config_class = BUILDERS[args.builder]
+    known = {f.name for f in fields(config_class)}
+    own = ("builder", "output_dir", "num_proc")
+    given = {name: value for name, value in vars(args).items() if value is not None and name not in own}
+    for name in set(given) - known:
+        raise SystemExit(f"error: --{name} is no option of --builder {args.builder}")
+    try:
+        clips = prepare_clips(builder_class(**given), args.output_dir, num_proc=args.num_proc)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    rows = ", ".join(f"{len(rows)} {split}" for split, rows in clips.items())
+    print(f"{args.output_dir}: {rows} clips; files left out are listed in skipped.jsonl")
+    return clips
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Train nano4M on token ids and save it, with its tokenizers, as a pipeline.
+
+run_training.py configs/nano4m/NAME.yaml --dataset TOKENS --tokenizers TOKENIZERS --output_dir MODEL
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arguments import fields_of, parse_args
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from dataset_scripts.tokenization import check_tokenizers, load_tokens
+from modeling_nano4m import Nano4MConfig, Nano4MModel, Nano4MPipeline, UnmaskingScheduler
+from tokenizers_4m import load_tokenizers
+from trainers import MaskingCollator, Nano4MTrainer
+
+
+@dataclass
+class ModelArguments:
+    dataset: str = field(metadata={"help": "token ids, the TOKENS of tokenize_dataset.py"})
+    tokenizers: str = field(metadata={"help": "folder of the tokenizers that made them"})
+    schedule: str = field(default="cosine", metadata={"help": "of unmasking, saved with the pipeline"})
+    order: str = field(default="random", metadata={"help": "of unmasking: random or confidence"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    args, config_fields, masking, training = parse_args(
+        ModelArguments,
+        fields_of(Nano4MConfig, without=("modalities",)),
+        fields_of(MaskingCollator, without=("modalities", "seed", "target_weights")),
+        TrainingArguments,
+        description=__doc__,
+        argv=argv,
+    )
+    try:
+        tokens, described = load_tokens(args.dataset)
+        tokenizers = load_tokenizers(args.tokenizers)
+        check_tokenizers(described, tokenizers)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    set_seed(training.seed)
+    config = Nano4MConfig(modalities=modalities_of(described), **vars(config_fields))
+    model = Nano4MModel(config)
+    print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
+
+    output_dir = Path(training.output_dir)
+    training.output_dir = str(output_dir / "training")
+    training.remove_unused_columns = False
+    validation = tokens.get("validation")
+    trainer = Nano4MTrainer(
+        model=model,
+        args=training,
+        train_dataset=tokens["train"],
+        eval_dataset=validation,
+        data_collator=MaskingCollator(config.modalities, **vars(masking), seed=training.seed),
+    )
+    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    if validation is not None and len(validation):
+        trainer.evaluate()
+    trainer.save_state()
+    pipeline = Nano4MPipeline(
+        model=model.eval(),
+        scheduler=UnmaskingScheduler(args.schedule, args.order),
+        **{f"{name}_tokenizer": tokenizer for name, tokenizer in tokenizers.items()},
+    )
+    pipeline.save_pretrained(output_dir)
+    print(f"{output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
+
+
+def modalities_of(described: dict) -> dict:
+    """What the model must know of each modality, from what its tokenizer said of itself."""
+    keys = ("vocab_size", "token_axes", "bos_token_id", "eos_token_id", "pad_token_id")
+    modalities = {name: {key: fields[key] for key in keys if key in fields} for name, fields in described.items()}
+    for fields in modalities.values():
+        # What has an end token is a sequence that grows towards it.
+        fields["order"] = "left_to_right" if "eos_token_id" in fields else "any"
+    return modalities
+
+
+if __name__ == "__main__":
+    main()

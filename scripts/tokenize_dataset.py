@@ -1,0 +1,40 @@
+"""Turn prepared clips into token ids.
+
+tokenize_dataset.py --dataset OUT --tokenizers TOKENIZERS --output_dir TOKENS
+"""
+
+from dataclasses import dataclass, field
+
+from arguments import parse_args
+from datasets import load_from_disk
+
+from dataset_scripts.tokenization import tokenize_clips
+from tokenizers_4m import load_tokenizers
+
+
+@dataclass
+class TokenizeArguments:
+    dataset: str = field(metadata={"help": "prepared clips, the OUT of prepare_dataset.py"})
+    tokenizers: str = field(metadata={"help": "folder with one tokenizer folder per modality"})
+    output_dir: str = field(metadata={"help": "where the token ids go"})
+    batch_size: int = field(default=64, metadata={"help": "clips per forward pass"})
+    num_proc: int | None = field(default=None, metadata={"help": "processes"})
+
+
+def main(argv: list[str] | None = None):
+    (args,) = parse_args(TokenizeArguments, description=__doc__, argv=argv)
+    try:
+        tokens = tokenize_clips(
+            load_from_disk(args.dataset),
+            load_tokenizers(args.tokenizers),
+            args.output_dir,
+            batch_size=args.batch_size,
+            num_proc=args.num_proc,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{args.output_dir}: {', '.join(f'{len(rows)} {split}' for split, rows in tokens.items())} clips as ids")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Train the tokenizer of one modality on prepared clips.
+
+train_tokenizer.py configs/tokenizers/NAME.yaml --dataset OUT --output_dir TOKENIZERS/image
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arguments import field_value, fields_of, parse_args
+from datasets import DatasetDict, load_from_disk
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from tokenizers_4m import TOKENIZERS
+from trainers import ClipCollator, TokenizerTrainer
+
+# Taken from the clips, so that tokenizer and data cannot disagree.
+FROM_DATA = ("image_size", "num_frames", "sampling_rate", "clip_seconds", "log_mel_mean", "log_mel_std")
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+@dataclass
+class TokenizerArguments:
+    dataset: str = field(metadata={"help": "prepared clips, the OUT of prepare_dataset.py"})
+    modality: str = field(default="image", metadata={"choices": list(TOKENIZERS)})
+
+
+def main(argv: list[str] | None = None):
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        modality = field_value("modality", argv)
+    except ValueError:
+        modality = None  # reported by parse_args
+    config_class = TOKENIZERS.get(modality, TOKENIZERS["image"]).config_class
+    args, config_fields, training = parse_args(
+        TokenizerArguments,
+        fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
+        TrainingArguments,
+        description=__doc__,
+        argv=argv,
+    )
+    clips = load_from_disk(args.dataset)
+    set_seed(training.seed)
+    if args.modality == "text":
+        tokenizer = TOKENIZERS["text"].train_from_iterator(clips["train"]["text"], config_class(**vars(config_fields)))
+    else:
+        tokenizer = train_with_gradients(args, config_class, config_fields, training, clips)
+    tokenizer.save_pretrained(training.output_dir)
+    print(f"{training.output_dir}: {tokenizer.config.num_tokens} ids of {tokenizer.config.vocab_size} per clip")
+
+
+def train_with_gradients(args, config_class, config_fields, training: TrainingArguments, clips: DatasetDict):
+    sizes = sizes_of(clips["train"])
+    names = [name for name in FROM_DATA if name in sizes and name in config_class.__annotations__]
+    config = config_class(**vars(config_fields), **{name: sizes[name] for name in names})
+    tokenizer = TOKENIZERS[args.modality](config)
+    column = ClipCollator.COLUMNS[args.modality]
+    if args.modality == "audio":
+        clips = clips.filter(lambda valid: valid > 0, input_columns="audio_valid", desc="clips with sound")
+        if not len(clips["train"]):
+            raise SystemExit(f"error: {args.dataset}: no clip has sound, an audio tokenizer cannot be trained")
+    clips = clips.with_format("numpy", columns=[column])
+    if args.modality == "audio":
+        some = clips["train"].shuffle(seed=training.seed).select(range(min(256, len(clips["train"]))))
+        tokenizer.fit_normalisation(tokenizer.preprocess(list(some[column])))
+
+    output_dir = training.output_dir
+    training.output_dir = str(Path(output_dir) / "training")
+    training.remove_unused_columns = False
+    validation = clips.get("validation")
+    trainer = TokenizerTrainer(
+        model=tokenizer,
+        args=training,
+        train_dataset=clips["train"],
+        eval_dataset=validation,
+        data_collator=ClipCollator(tokenizer),
+    )
+    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    if validation is not None and len(validation):
+        trainer.evaluate()
+    trainer.save_state()
+    training.output_dir = output_dir
+    return tokenizer.eval()
+
+
+def sizes_of(rows) -> dict:
+    row = rows.with_format("numpy")[0]
+    sampling_rate = int(row["sampling_rate"])
+    return {
+        "image_size": int(row["frames"][0].shape[0]),
+        "num_frames": len(row["frames"]),
+        "sampling_rate": sampling_rate,
+        "clip_seconds": len(row["audio"]) / sampling_rate,
+    }
+
+
+if __name__ == "__main__":
+    main()
