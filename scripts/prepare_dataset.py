@@ -23,7 +23,7 @@ class PrepareArguments:
     sampling_rate: int | None = field(default=None, metadata={"help": "of the sound, Hz"})
     clip_seconds: float | None = field(default=None, metadata={"help": "length of a clip"})
     validation_fraction: float | None = field(
-        default=None, metadata={"help": "of videos, if there are no split folders"}
+        default=None, metadata={"help": "if there are no split folders"}
     )
     asr_model: str | None = field(default=None, metadata={"help": "speech recognition model for clips without text"})
     language: str | None = field(default=None, metadata={"help": "of subtitles and speech"})
