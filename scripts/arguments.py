@@ -63,16 +63,14 @@ def field_value(name: str, argv: list[str]) -> str | None:
 
 def fields_of(cls: type, without: tuple[str, ...] = ()) -> type:
     """A dataclass with the fields that `cls` itself declares, so that a config or collator can be set by flags."""
-    inherited = {field.name: field for field in dataclasses.fields(cls)}
     fields = []
-    for name, hint in typing.get_type_hints(cls).items():
-        if name not in cls.__annotations__ or name not in inherited or name in without:
+    for field in dataclasses.fields(cls):
+        if field.name not in cls.__annotations__ or field.name in without:
             continue
-        default = inherited[name].default
+        default = field.default
         if isinstance(default, tuple):
-            value = list(default)
-            default = dataclasses.field(default_factory=lambda value=value: list(value))
-        fields.append((name, _simple(hint), default))
+            default = dataclasses.field(default_factory=lambda value=default: list(value))
+        fields.append((field.name, _simple(field.type), default))
     return dataclasses.make_dataclass(f"{cls.__name__}Fields", fields)
 
 
