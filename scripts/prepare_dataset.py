@@ -22,9 +22,7 @@ class PrepareArguments:
     image_size: int | None = field(default=None, metadata={"help": "height and width of a frame, pixels"})
     sampling_rate: int | None = field(default=None, metadata={"help": "of the sound, Hz"})
     clip_seconds: float | None = field(default=None, metadata={"help": "length of a clip"})
-    validation_fraction: float | None = field(
-        default=None, metadata={"help": "if there are no split folders"}
-    )
+    validation_fraction: float | None = field(default=None, metadata={"help": "if there are no split folders"})
     asr_model: str | None = field(default=None, metadata={"help": "speech recognition model for clips without text"})
     language: str | None = field(default=None, metadata={"help": "of subtitles and speech"})
     strict: bool = field(default=False, metadata={"help": "an unusable file is an error"})
