@@ -1,0 +1,158 @@
+"""The whole of nano4M in one run: data, tokenizers, tokens, model, scores, report.
+
+demo.py [--data_dir VIDEOS] [--fast]
+
+Without --data_dir it makes its own world of moving shapes. Finished stages are reused, an interrupted training
+goes on from its last checkpoint. Results: outputs/demo/{data,tokenizers,tokens,model}, report.html, scores.json.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import prepare_dataset
+import run_training
+import tokenize_dataset
+import torch
+import train_tokenizer
+from arguments import parse_args
+from datasets import load_from_disk
+from report import write_report
+from scoring import score_directions, usable
+
+from dataset_scripts.shapes_judges import judge
+from dataset_scripts.shapes_world import attributes_from_name
+from modeling_nano4m import Nano4MPipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+# What --fast makes smaller: enough to see every stage work, not enough to learn much.
+FAST = {
+    "data": ["--num_train", "200", "--num_validation", "24"],
+    "image": ["--max_steps", "40"],
+    "audio": ["--max_steps", "40"],
+    "text": [],
+    "model": ["--max_steps", "60", "--warmup_steps", "10"],
+}
+
+
+@dataclass
+class DemoArguments:
+    data_dir: str | None = field(default=None, metadata={"help": "folder of videos; the made-up world if not given"})
+    output_dir: str = field(default="outputs/demo", metadata={"help": "where everything goes"})
+    fast: bool = field(default=False, metadata={"help": "a few minutes' run that shows all stages but learns little"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    (args,) = parse_args(DemoArguments, description=__doc__, argv=argv)
+    started = time.perf_counter()
+    out = Path(args.output_dir)
+    if args.fast and args.output_dir == "outputs/demo":
+        out = Path("outputs/demo-fast")
+    out.mkdir(parents=True, exist_ok=True)
+    extra = FAST if args.fast else {name: [] for name in FAST}
+    own_world = args.data_dir is None
+    recipe = "shapes" if own_world else "video"
+
+    title("1/6 data")
+    source = ["--builder", "shapes_world", "--data_dir", str(out / "videos"), *extra["data"]]
+    if not own_world:
+        source = ["--builder", "video_clips", "--data_dir", args.data_dir, "--num_frames", "4", "--image_size", "64"]
+    clips = prepare_dataset.main([*source, "--output_dir", str(out / "data"), "--num_proc", "2"])
+    data = {split: rows._fingerprint for split, rows in clips.items()}
+
+    title("2/6 tokenizers")
+    for modality in ("image", "audio", "text"):
+        words = [str(CONFIGS / "tokenizers" / f"{modality}_{recipe}.yaml"), "--dataset", str(out / "data")]
+        words += ["--output_dir", str(out / "tokenizers" / modality), *extra[modality]]
+        if modality != "text":
+            words += precision()
+        stage(out / "tokenizers" / modality, [words, Path(words[0]).read_text(), data], train_tokenizer.main, words)
+
+    title("3/6 tokens")
+    words = [
+        "--dataset",
+        str(out / "data"),
+        "--tokenizers",
+        str(out / "tokenizers"),
+        "--output_dir",
+        str(out / "tokens"),
+    ]
+    tokens = tokenize_dataset.main(words)
+
+    title("4/6 nano4M")
+    words = [str(CONFIGS / "nano4m" / f"{recipe}.yaml"), "--dataset", str(out / "tokens")]
+    words += [
+        "--tokenizers",
+        str(out / "tokenizers"),
+        "--output_dir",
+        str(out / "model"),
+        *extra["model"],
+        *precision(),
+    ]
+    identity = [words, Path(words[0]).read_text(), {split: rows._fingerprint for split, rows in tokens.items()}]
+    stage(out / "model", identity, run_training.main, words)
+
+    title("5/6 scores on clips not trained on")
+    pipe = Nano4MPipeline.from_pretrained(out / "model")
+    clips = load_from_disk(out / "data")
+    held_out = usable(clips["validation"] if "validation" in clips else clips["train"])
+    held_out = held_out.select(range(min(len(held_out), 200)))
+    truths = [attributes_from_name(name) for name in held_out["video"]] if own_world else None
+    scores, generated = score_directions(pipe, held_out, judge if own_world else None, truths, **sampling())
+    minutes = (time.perf_counter() - started) / 60
+    summary = {
+        "split": "validation" if "validation" in clips else "train",
+        "clips": len(held_out),
+        "directions": scores,
+    }
+    (out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    print_scores(scores)
+
+    title("6/6 report")
+    write_report(out, pipe, held_out, generated, summary, minutes)
+    print(f"{out / 'report.html'}  ({minutes:.1f} minutes)")
+
+
+def stage(folder: Path, identity: list, run, words: list[str]) -> None:
+    """Run a stage unless `folder` was finished with the same identity; start over if it was another one."""
+    stamp = folder / "stage.json"
+    state = json.loads(stamp.read_text()) if stamp.exists() else {}
+    identity = json.loads(json.dumps(identity))
+    if state.get("identity") != identity:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        state = {"identity": identity, "finished": False}
+        stamp.write_text(json.dumps(state))
+    if state["finished"]:
+        print(f"{folder}: already there")
+        return
+    run(words)
+    stamp.write_text(json.dumps({**state, "finished": True}))
+
+
+def precision() -> list[str]:
+    """bfloat16 where the machine computes in it, which halves the time of training."""
+    fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    return ["--bf16", "true"] if fast else []
+
+
+def sampling() -> dict:
+    return {"num_inference_steps": None, "top_p": 0.9, "temperature": 1.0}
+
+
+def title(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def print_scores(scores: dict) -> None:
+    columns = [key for key in next(iter(scores.values()))]
+    print(" " * 16 + "".join(f"{column:>20}" for column in columns))
+    for name, row in scores.items():
+        print(f"{name:16}" + "".join(f"{row[column]:20.3f}" for column in columns))
+
+
+if __name__ == "__main__":
+    main()
