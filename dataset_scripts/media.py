@@ -1,0 +1,364 @@
+"""Reading of one media file with PyAV: what it holds, the picture shown at a time, the sound between two times.
+
+All times are seconds on one timeline per file.  Its zero is where the first of the chosen video and audio streams
+begins, which is also where players start, so that sound, picture, subtitles and words keep their true offsets.
+The readers go forwards only and hold a handful of decoded frames: an hour of film needs no more memory than a clip.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import gcd
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from PIL import Image
+from torchaudio.functional import resample
+
+MAX_PIXELS = 100_000_000  # a larger picture is a broken header or an attack on memory, not a video
+TIE = 1e-6  # seconds; a frame that starts exactly at the asked time counts as shown in spite of rounding
+LONGEST_DRIFT = 0.1  # seconds; timestamps of sound are often rounded, only larger jumps are real gaps
+MAX_PHASES = 4_000_000  # size of the resampling filter
+RESAMPLE_MARGIN = 0.05  # seconds of context on either side, several times the resampling kernel's width
+
+
+class MediaError(ValueError):
+    """A file that gives no clip; the message is the reason, one line without the file's name."""
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What `probe` finds: `duration` is the end of the last video frame (seconds), `first_frame` its beginning."""
+
+    duration: float
+    first_frame: float
+    frame_seconds: float
+    has_audio: bool
+
+
+def open_container(path: str | Path) -> av.container.InputContainer:
+    """Opens a file for reading.
+
+    Raises:
+        MediaError: the file is empty or in no format that can be read.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise MediaError("empty file")
+        # Tags in old files are in any encoding, and we do not read them.
+        return av.open(str(path), metadata_errors="ignore")
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"cannot be opened ({_reason(error)})") from error
+
+
+def probe(path: str | Path) -> MediaInfo:
+    """Reads headers and packet times, decodes nothing.
+
+    Raises:
+        MediaError: no video in the file, a still image, a picture size beyond reason, or no video data.
+    """
+    with open_container(path) as container:
+        video, audio = _streams(container)
+        origin = _origin(video, audio)
+        first = last = None
+        num_packets = 0
+        longest = 0.0
+        for packet in _packets(container, video):
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is None or packet.is_discard:
+                continue
+            num_packets += 1
+            seconds = float((packet.duration or 0) * packet.time_base)
+            time = float(time * packet.time_base) - origin
+            first = time if first is None else min(first, time)
+            if last is None or time >= last:
+                last, longest = time, seconds
+        if first is None:
+            raise MediaError("the video stream holds no data")
+        frame_seconds = _frame_seconds(video, first, last, num_packets)
+        # Some containers store no durations: the last frame then lasts as long as the average one.
+        return MediaInfo(last + (longest or frame_seconds), first, frame_seconds, audio is not None)
+
+
+class VideoReader:
+    """The pictures of a file, asked for in the order of time.
+
+    Attributes:
+        finished: the file has no further frame.
+        end: end of the last frame decoded so far, seconds.
+
+    Raises:
+        MediaError: as `probe`; `frame_at` raises it too, if no frame at all can be decoded.
+    """
+
+    def __init__(self, path: str | Path, image_size: int):
+        self.image_size = image_size
+        self.finished = False
+        self.end = 0.0
+        self.container = open_container(path)
+        try:
+            self.stream, audio = _streams(self.container)
+        except MediaError:
+            self.container.close()
+            raise
+        self._origin = _origin(self.stream, audio)
+        self._frame_seconds = _frame_seconds(self.stream, 0.0, 0.0, 1)
+        self._pixel_ratio = float(self.stream.sample_aspect_ratio or 1)
+        self._frames = self._decode()
+        self._shown = self._next = None  # (time, frame): the frame being shown and the one after it
+        self._picture = (
+            None,
+            None,
+        )  # the last (time, picture) made, because slow videos show a frame many times
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.container.close()
+
+    def frame_at(self, time: float) -> Image.Image:
+        """The picture displayed at `time` seconds, which must not decrease from call to call.
+
+        That is the latest frame that starts at or before `time`; before the first frame it is the first, after the
+        end it is the last.
+
+        Returns:
+            RGB image of `image_size` x `image_size`: upright, with square pixels, cropped at the centre.
+        """
+        if self._shown is None:
+            self._shown = next(self._frames, None)
+            if self._shown is None:
+                raise MediaError("no frame of the video can be decoded")
+            self._next = next(self._frames, None)
+        while self._next is not None and self._next[0] <= time + TIE:
+            self._shown, self._next = self._next, next(self._frames, None)
+        self.finished = self._next is None
+        shown_at, frame = self._shown
+        if self._picture[0] != shown_at:
+            self._picture = (shown_at, square_picture(frame, self.image_size, self._pixel_ratio))
+        return self._picture[1]
+
+    def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        latest = None
+        for frame in _decoded(self.container, self.stream):
+            time = self.end if frame.time is None else frame.time - self._origin
+            if latest is not None and time <= latest:
+                continue  # a damaged timestamp: never go back in time
+            _check_size(frame.width, frame.height)
+            latest = time
+            seconds = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
+            self.end = time + (seconds or self._frame_seconds)
+            yield time, frame
+
+
+class AudioReader:
+    """The first audio stream of a file as mono sound, asked for in the order of time; silence if there is none.
+
+    Raises:
+        MediaError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path, sampling_rate: int):
+        self.sampling_rate = sampling_rate
+        self.container = open_container(path)
+        video, self.stream = _first_streams(self.container)
+        self._origin = _origin(video, self.stream)
+        self._rate = 0  # Hz of the decoded sound, known once the first frame is there
+        self._pieces: list[tuple[int, np.ndarray]] = []  # (index of the first sample on the timeline, samples)
+        self._source = self._decode() if self.stream else iter(())
+        self._next = next(self._source, None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.container.close()
+
+    def read(self, start: float, end: float, num_samples: int) -> tuple[np.ndarray, int]:
+        """The sound of [start, end) seconds; `start` must not decrease from call to call.
+
+        Returns:
+            samples: (num_samples,) float32, usually within -1 .. 1; zeros where the stream has no sound and from
+                `end` on.
+            valid: number of samples up to the end of the sound, 0 if the stream has none in this window.  Silence
+                before a stream that starts late counts, since it is the true sound of that time.
+        """
+        samples = np.zeros(num_samples, dtype=np.float32)
+        if self.stream is None or self._rate == 0:
+            return samples, 0
+        # Sample n of the window lies at index `first + n` of the resampled timeline.  Cutting the source at
+        # multiples of its rate over the common divisor keeps every window on that one grid.
+        first = round(start * self.sampling_rate)
+        length = min(num_samples, round((end - start) * self.sampling_rate))
+        divisor = gcd(self._rate, self.sampling_rate)
+        step_in, step_out = self._rate // divisor, self.sampling_rate // divisor
+        margin = round(RESAMPLE_MARGIN * self.sampling_rate)
+        block = (first - margin) // step_out
+        source_start = block * step_in
+        source_end = -(-(first + length + margin) * step_in // step_out)
+        source, source_valid = self._cut(source_start, source_end)
+        if source_valid == 0:
+            return samples, 0
+        sound = resample(torch.from_numpy(source), self._rate, self.sampling_rate).numpy()
+        skip = first - block * step_out
+        sound = sound[skip : skip + length]
+        valid = -(-source_valid * step_out // step_in) - skip
+        valid = max(0, min(valid, len(sound)))
+        samples[:valid] = sound[:valid]
+        return samples, valid
+
+    def _cut(self, start: int, end: int) -> tuple[np.ndarray, int]:
+        """Decoded samples start .. end as float32, and the number of them up to the end of the last real one."""
+        while self._next is not None and self._next[0] < end:
+            self._pieces.append(self._next)
+            self._next = next(self._source, None)
+        self._pieces = [(index, piece) for index, piece in self._pieces if index + len(piece) > start]
+        sound = np.zeros(end - start, dtype=np.float32)
+        valid = 0
+        for index, piece in self._pieces:
+            left, right = max(index, start), min(index + len(piece), end)
+            if left < right:
+                sound[left - start : right - start] = piece[left - index : right - index]
+                valid = max(valid, right - start)
+        return sound, valid
+
+    def _decode(self) -> Iterator[tuple[int, np.ndarray]]:
+        converter = layout = None
+        position = None
+        for frame in _decoded(self.container, self.stream):
+            if not frame.samples or not frame.rate:
+                continue
+            if self._rate == 0:
+                # The exact resampling filter has a row per phase: for rates with hardly a common divisor it would
+                # fill the memory, and those are left to the converter.
+                phases = frame.rate * self.sampling_rate // gcd(frame.rate, self.sampling_rate) ** 2
+                self._rate = frame.rate if phases <= MAX_PHASES else self.sampling_rate
+            if layout != (frame.format.name, frame.layout.name, frame.rate):  # may change within a stream
+                layout = (frame.format.name, frame.layout.name, frame.rate)
+                converter = av.AudioResampler(format="fltp", layout=frame.layout, rate=self._rate)
+            if frame.time is not None:
+                index = round((frame.time - self._origin) * self._rate)
+                if position is None or abs(index - position) > LONGEST_DRIFT * self._rate:
+                    position = index
+            position = position or 0
+            for converted in converter.resample(frame):
+                piece = np.nan_to_num(converted.to_ndarray().mean(axis=0, dtype=np.float32))
+                yield position, piece
+                position += len(piece)
+
+
+def stream_origin(container: av.container.InputContainer) -> float:
+    """The zero of the file's timeline in the container's own time, seconds."""
+    return _origin(*_first_streams(container))
+
+
+def square_picture(frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1.0) -> Image.Image:
+    """A decoded frame as it is meant to be seen, reduced to a small square.
+
+    Args:
+        frame: in any pixel format.
+        image_size: side of the result, pixels.
+        pixel_ratio: width over height of one stored pixel (the sample aspect ratio).
+
+    Returns:
+        RGB image: the centre square, scaled with antialiasing and turned upright.
+    """
+    picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    width, height = picture.size
+    # The square is cut from the stored pixels and scaled in one go: whatever the ratio, no picture larger than the
+    # stored one comes up.
+    side = min(width * pixel_ratio, height)
+    across, down = side / pixel_ratio, side
+    left, top = (width - across) / 2, (height - down) / 2
+    box = (left, top, min(left + across, width), min(top + down, height))
+    picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
+    for turn in _turns(frame):
+        picture = picture.transpose(turn)
+    return picture
+
+
+def _turns(frame: av.VideoFrame) -> list[Image.Transpose]:
+    """The transpositions that make a stored picture upright, from the display matrix of phones and cameras."""
+    for data in frame.side_data:
+        if data.type == SideDataType.DISPLAYMATRIX:
+            # A point (x, y) is shown at (a x + c y, b x + d y), with y downwards; only signs matter to us.
+            a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+            turned = abs(b) > abs(a)
+            across, down = (c, b) if turned else (a, d)
+            turns = [Image.Transpose.TRANSPOSE] if turned else []
+            turns += [Image.Transpose.FLIP_LEFT_RIGHT] if across < 0 else []
+            return turns + ([Image.Transpose.FLIP_TOP_BOTTOM] if down < 0 else [])
+    return []
+
+
+def _first_streams(container: av.container.InputContainer):
+    """The first real video stream and the first audio stream, None where there is none."""
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails  # album art is no video
+    videos = [s for s in container.streams.video if s.codec_context and not s.disposition & covers]
+    audios = [s for s in container.streams.audio if s.codec_context]
+    return (videos[0] if videos else None), (audios[0] if audios else None)
+
+
+def _streams(container: av.container.InputContainer):
+    """As `_first_streams`, and refuses what has no usable video stream."""
+    names = container.format.name
+    if names.endswith("_pipe") or names == "image2":
+        raise MediaError("is a still image, not a video")
+    video, audio = _first_streams(container)
+    if video is None:
+        raise MediaError("no video stream")
+    _check_size(video.codec_context.width, video.codec_context.height)
+    return video, audio
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise MediaError(f"the picture is too large ({width}x{height}, limit {MAX_PIXELS // 10**6} megapixels)")
+
+
+def _origin(video, audio) -> float:
+    starts = [s.start_time * s.time_base for s in (video, audio) if s is not None and s.start_time is not None]
+    return float(min(starts, default=0))
+
+
+def _frame_seconds(video, first: float, last: float, num_frames: int) -> float:
+    if num_frames > 1 and last > first:
+        return (last - first) / (num_frames - 1)
+    rate = video.average_rate or video.guessed_rate
+    return 1 / float(rate) if rate else 0.04
+
+
+def _packets(container: av.container.InputContainer, stream) -> Iterator[av.Packet]:
+    """The packets up to the end of the file or up to where it is damaged beyond reading."""
+    try:
+        yield from container.demux(stream)
+    except (av.FFmpegError, OSError):
+        return
+
+
+def _decoded(container: av.container.InputContainer, stream) -> Iterator:
+    """All frames that can be decoded; a damaged packet costs only itself and what depends on it."""
+    for packet in _packets(container, stream):
+        try:
+            yield from packet.decode()
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, MediaError):
+                raise
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split()).lower()

@@ -1,0 +1,260 @@
+"""Words spoken in a video: subtitle files, subtitle streams and speech recognition, and what falls in a window.
+
+A `Transcript` is the text as written and, where it is known, when each part of it is spoken.  Times are seconds on
+the timeline of the file (see `dataset_scripts.media`).
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite
+from pathlib import Path
+
+import av
+import numpy as np
+
+from dataset_scripts.media import open_container, stream_origin
+
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+TRANSCRIPT_SUFFIXES = (*SUBTITLE_SUFFIXES, ".txt")  # in the order of preference: times are worth having
+
+TEXT_CODECS = {"mov_text", "srt", "subrip", "webvtt", "ass", "ssa", "text"}  # others hold pictures of letters
+
+_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
+_TIMING_LINE = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}")
+# <b>, </i>, <v Speaker>, <00:01.500> and {\an8}, but not "a < b" or "<3".
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d+:[\d:.]+>|\{\\[^{}]*\}")
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A piece of text that is spoken from `start` to `end`, seconds."""
+
+    start: float
+    end: float
+    text: str
+
+    def words(self) -> list[tuple[float, str]]:
+        """Its words with their midpoints in seconds, taking them to be spread evenly over the cue."""
+        words = self.text.split()
+        length = (self.end - self.start) / max(1, len(words))
+        return [(self.start + (index + 0.5) * length, word) for index, word in enumerate(words)]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The text of a file; `cues` is None where nothing is known about the times."""
+
+    text: str = ""
+    cues: tuple[Cue, ...] | None = None
+
+    def window(self, start: float, end: float) -> str:
+        """The words whose midpoint lies in [start, end) seconds; the whole text if times are unknown.
+
+        A cue that falls into the window entirely is given as it is written, and so is the whole text.
+        """
+        if self.cues is None:
+            return self.text
+        pieces, complete = [], True
+        for cue in self.cues:
+            words = cue.words()
+            inside = [word for middle, word in words if start <= middle < end]
+            if inside:
+                pieces.append(cue.text if len(inside) == len(words) else " ".join(inside))
+            complete = complete and len(inside) == len(words)
+        return self.text if complete else " ".join(pieces)
+
+
+def read_transcript(path: str | Path) -> Transcript:
+    """Reads a .srt, .vtt or .txt file in UTF-8, UTF-16 with byte order mark or a Western 8-bit encoding.
+
+    Tags are removed and the lines of a subtitle become one, since their breaks are layout.  A .txt file keeps its
+    text but for white space around it, and has no times.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    text = decode_text(path.read_bytes())
+    if path.suffix.lower() not in SUBTITLE_SUFFIXES:
+        return Transcript(text.strip())
+    return from_cues(parse_subtitles(text))
+
+
+def decode_text(data: bytes) -> str:
+    """Bytes of a text file as text with "\\n" line ends, whatever the encoding; never fails."""
+    encodings = ("utf-8-sig", "cp1252", "latin-1")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encodings = ("utf-16", *encodings)
+    for encoding in encodings:
+        try:
+            text = data.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+
+
+def parse_subtitles(text: str) -> list[Cue]:
+    """The cues of SubRip or WebVTT text in the order of time; parts that are neither are passed over."""
+    cues = []
+    times, lines = None, []
+
+    def finish() -> None:
+        cue_text = clean_subtitle("\n".join(lines))
+        if times is not None and cue_text:
+            cues.append(Cue(times[0], max(times), cue_text))
+
+    for line in text.split("\n"):
+        match = _TIMING_LINE.match(line)
+        if match:
+            # Without an empty line in between, the number of this cue was taken for text of the last one.
+            if times is not None and lines and lines[-1].strip().isdigit():
+                lines.pop()
+            finish()
+            times, lines = (_seconds(*match.groups()[:4]), _seconds(*match.groups()[4:])), []
+        elif not line.strip():
+            finish()
+            times, lines = None, []
+        elif times is not None:
+            lines.append(line)
+    finish()
+    return sorted(cues, key=lambda cue: cue.start)
+
+
+def clean_subtitle(text: str) -> str:
+    """Text of a subtitle as one line without tags and with entities such as &amp;amp; resolved."""
+    return " ".join(html.unescape(_TAG.sub("", text)).replace("\\N", " ").split())
+
+
+def from_cues(cues: list[Cue]) -> Transcript:
+    """A transcript whose text is that of the cues one after the other."""
+    return Transcript(" ".join(cue.text for cue in cues), tuple(cues))
+
+
+def from_metadata(entry: dict) -> Transcript | None:
+    """The transcript in an entry of metadata.jsonl, None if it has neither `text` nor `words`.
+
+    `text` is a string, `words` a list of {"start": seconds, "end": seconds, "word": string}.
+
+    Raises:
+        ValueError: one of them is of another form.
+    """
+    text, words = entry.get("text"), entry.get("words")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"'text' must be a string, got {type(text).__name__}")
+    if words is None:
+        return None if text is None else Transcript(text)
+    if not isinstance(words, list):
+        raise ValueError(f"'words' must be a list, got {type(words).__name__}")
+    cues = []
+    for word in words:
+        fields = word if isinstance(word, dict) else {}
+        start, end, spoken = (fields.get(name) for name in ("start", "end", "word"))
+        if not (_is_time(start) and _is_time(end) and start <= end and isinstance(spoken, str)):
+            raise ValueError("every item of 'words' must be {'start': seconds, 'end': seconds, 'word': string}")
+        cues.append(Cue(float(start), float(end), spoken.strip()))
+    if text is not None and not cues:
+        return Transcript(text)
+    transcript = from_cues(sorted(cues, key=lambda cue: cue.start))
+    return transcript if text is None else Transcript(text, transcript.cues)
+
+
+def embedded_transcript(path: str | Path, language: str | None = None) -> Transcript | None:
+    """The first stream of text subtitles inside a video file, preferring one in `language`; None without one.
+
+    `language` is compared with the start of the stream's own code, so that "en" finds "eng".
+
+    Raises:
+        MediaError: the file cannot be opened.
+    """
+    with open_container(path) as container:
+        streams = [s for s in container.streams.subtitles if s.codec_context and s.codec_context.name in TEXT_CODECS]
+        if not streams:
+            return None
+        if language:
+            streams.sort(key=lambda s: not (s.language or "").startswith(language[:2]))
+        cues = list(_embedded_cues(container, streams[0], stream_origin(container)))
+    # A subtitle without an end is shown until the next one comes.
+    ends = [cue.start for cue in cues[1:]] + [cues[-1].start if cues else 0.0]
+    cues = [cue if cue.end > cue.start else Cue(cue.start, end, cue.text) for cue, end in zip(cues, ends, strict=True)]
+    return from_cues(cues)
+
+
+def _embedded_cues(container, stream, origin: float) -> Iterator[Cue]:
+    try:
+        for packet in container.demux(stream):
+            if packet.pts is None:
+                continue
+            start = float(packet.pts * packet.time_base) - origin
+            end = start + float((packet.duration or 0) * packet.time_base)
+            for subtitle in packet.decode():
+                text = clean_subtitle(decode_text(getattr(subtitle, "dialogue", b"")))
+                if text:
+                    yield Cue(start, end, text)
+    except (av.FFmpegError, ValueError):
+        return  # what was read before the damage still counts
+
+
+def recognise_speech(sound: np.ndarray, sampling_rate: int, model: str, language: str | None = None) -> Transcript:
+    """The words a speech recogniser hears.
+
+    Args:
+        sound: (samples,) float32, mono.
+        sampling_rate: Hz.
+        model: name or folder of a model for the "automatic-speech-recognition" pipeline of transformers.
+        language: passed to models that take one, such as "en" for Whisper.
+
+    Returns:
+        Transcript with times of words or phrases if the model gives them, else without.
+    """
+    if not len(sound) or not np.any(sound):
+        return Transcript()
+    recogniser = _recogniser(model)
+    options = {}
+    # Only Whisper's kind of model knows phrase times and takes a language; those of the CTC kind know words.
+    writes_text = recogniser.type.startswith("seq2seq")
+    if writes_text and language:
+        options["generate_kwargs"] = {"language": language}
+    result = None
+    for return_timestamps in (True,) if recogniser.type == "seq2seq_whisper" else () if writes_text else ("word",):
+        try:
+            result = recogniser(
+                _recogniser_input(sound, sampling_rate), return_timestamps=return_timestamps, **options
+            )
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+            result = None  # a model or tokenizer without times
+    if result is None:
+        result = recogniser(_recogniser_input(sound, sampling_rate), **options)
+    length = len(sound) / sampling_rate
+    cues = []
+    for chunk in result.get("chunks") or ():
+        start, end = chunk["timestamp"]
+        start = 0.0 if start is None else float(start)
+        end = length if end is None else float(end)
+        if chunk["text"].strip():
+            cues.append(Cue(start, max(start, end), chunk["text"].strip()))
+    text = result["text"].strip()
+    return Transcript(text, tuple(cues) or None)
+
+
+def _recogniser_input(sound: np.ndarray, sampling_rate: int) -> dict:
+    return {"raw": sound, "sampling_rate": sampling_rate}  # made anew for each call, which empties it
+
+
+@lru_cache(maxsize=1)
+def _recogniser(model: str):
+    # Loaded once per process, and only by those who ask for it: the import alone takes seconds.
+    from transformers import pipeline
+
+    return pipeline("automatic-speech-recognition", model=model)
+
+
+def _is_time(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
+    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction or 0}")

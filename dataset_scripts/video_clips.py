@@ -1,0 +1,366 @@
+"""VideoClips: a folder of videos, of any kind that turns up, as rows of frames, sound and text.
+
+A row is one window of a video: `num_frames` pictures at the midpoints of equal slices of the window, the sound of
+the window and the words spoken in it.  A video longer than `clip_seconds` gives several rows.  Every file in the
+folder ends up in rows or in the list of skipped files with a reason, unless the config says `strict`.
+
+    builder = VideoClips(data_dir="my_videos")
+    dataset = prepare_clips(builder, "my_clips")  # dataset_scripts.prepare
+
+Where text is taken from, the first that exists: `metadata.jsonl` (in any folder: `file_name` relative to it, `text`
+and optionally `words` with times), a file of the same name ending in .srt, .vtt or .txt, a stream of subtitles
+inside the video, speech recognition if `asr_model` is set.
+
+Subclasses that make their videos themselves override `source_folder`.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import floor, isfinite
+from pathlib import Path
+
+import datasets
+import torch
+from datasets.exceptions import DatasetGenerationError
+
+from dataset_scripts.media import AudioReader, MediaError, MediaInfo, VideoReader, probe
+from dataset_scripts.source_files import SkippedFile, SourceFolder, scan_folder
+from dataset_scripts.transcripts import (
+    Transcript,
+    embedded_transcript,
+    from_metadata,
+    read_transcript,
+    recognise_speech,
+)
+
+SKIPPED_FILES = "skipped-*.json"  # beside the Arrow files of the builder's cache, one per skipped file
+
+
+class UnusableFileError(ValueError):
+    """A file that gives no row, raised when the config says `strict`; the message has its name and the reason."""
+
+
+@dataclass
+class VideoClipsConfig(datasets.BuilderConfig):
+    """Settings of `VideoClips`.
+
+    Args:
+        data_dir: folder with the videos.
+        num_frames: pictures per clip.
+        image_size: side of the square pictures, pixels.
+        sampling_rate: of the sound, Hz.
+        clip_seconds: length of a clip; shorter videos are filled up with silence.
+        strict: raise on the first file that cannot be used instead of listing it.
+        asr_model: name or folder of a speech recognition model for videos without text; None leaves them without.
+        language: code such as "en": preferred among embedded subtitles, and told to the speech recogniser.
+        validation_fraction: share of the videos that becomes "validation", unless the folder has the subfolders
+            train, validation or test, which then are the splits.
+
+    Raises:
+        ValueError: a value is out of range; the message names the field.
+    """
+
+    data_dir: str | None = None
+    num_frames: int = 8
+    image_size: int = 64
+    sampling_rate: int = 16_000
+    clip_seconds: float = 3.0
+    strict: bool = False
+    asr_model: str | None = None
+    language: str | None = None
+    validation_fraction: float = 0.1
+
+    def __post_init__(self):
+        if self.data_dir is not None:
+            self.data_dir = os.fspath(self.data_dir)
+        super().__post_init__()
+        for name, lowest, highest in (
+            ("num_frames", 1, 10_000),
+            ("image_size", 1, 8_192),
+            ("sampling_rate", 100, 768_000),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+                raise ValueError(f"{name} must be a whole number from {lowest} to {highest}, got {value!r}")
+        for name, lowest, highest in (("clip_seconds", 0.01, 3600.0), ("validation_fraction", 0.0, 0.9)):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+            if not number or not lowest <= value <= highest:
+                raise ValueError(f"{name} must be a number from {lowest} to {highest}, got {value!r}")
+            setattr(self, name, float(value))
+        if not isinstance(self.strict, bool):
+            raise ValueError(f"strict must be true or false, got {self.strict!r}")
+        for name in ("asr_model", "language"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(f"{name} must be a name or None, got {value!r}")
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of sound in a clip."""
+        return round(self.clip_seconds * self.sampling_rate)
+
+
+def clip_features(num_frames: int, num_samples: int) -> datasets.Features:
+    """The columns of a clip.
+
+    clip_id: name of the video and number of the window, "folder/name.mp4#0".  video: name of the video relative to
+    the source folder, with "/".  start, end: seconds in the video; `end` is that of the video if it ends within the
+    window.  frames: `num_frames` PNG images, RGB.  audio: `num_samples` values, mono, usually within -1 .. 1.
+    audio_valid: number of its samples before the filling up with zeros, 0 for a video without sound.
+    sampling_rate: of `audio`, Hz.  text: what is said, "" if unknown.
+    """
+    return datasets.Features(
+        {
+            "clip_id": datasets.Value("string"),
+            "video": datasets.Value("string"),
+            "start": datasets.Value("float64"),
+            "end": datasets.Value("float64"),
+            "frames": datasets.List(datasets.Image(), length=num_frames),
+            "audio": datasets.List(datasets.Value("float32"), length=num_samples),
+            "audio_valid": datasets.Value("int32"),
+            "sampling_rate": datasets.Value("int32"),
+            "text": datasets.Value("string"),
+        }
+    )
+
+
+class VideoClips(datasets.GeneratorBasedBuilder):
+    """Builder of the rows described at the top of this module.
+
+    The folder is looked at when the dataset is prepared, not when the builder is made.  The cache depends on the
+    settings and on names, sizes and times of change of all files in the folder: after any edit the rows are made
+    anew.
+    """
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = VideoClipsConfig
+    DEFAULT_WRITER_BATCH_SIZE = 50  # rows held in memory; one may be some hundred kilobytes
+
+    def source_folder(self) -> Path:
+        """The folder to read, `data_dir`.
+
+        Subclasses override this, to write the videos first; it is called once per preparation, before the folder is
+        scanned.
+
+        Raises:
+            ValueError: `data_dir` is not set.
+            NotADirectoryError: it is no folder.
+        """
+        if self.config.data_dir is None:
+            raise ValueError("data_dir must be set to the folder with the videos")
+        folder = Path(self.config.data_dir).expanduser()
+        if not folder.is_dir():
+            raise NotADirectoryError(f"data_dir is not a folder: {folder}")
+        return folder
+
+    def scan(self) -> SourceFolder:
+        """What is in the source folder, and sets the cache folder accordingly."""
+        source = scan_folder(self.source_folder(), self.config.language)
+        self._source = source
+        self.config_id = f"{self.config.name}-{self._fingerprint(source)}"
+        self._cache_dir = self._output_dir = self._build_cache_dir()
+        return source
+
+    def fingerprint(self) -> str:
+        """Changes with the settings, the version and the content of the source folder; scans the folder."""
+        return self._fingerprint(self.scan())
+
+    def skipped_files(self) -> list[SkippedFile]:
+        """Files that gave no row, by name; known once the dataset is prepared, also if it came from the cache."""
+        paths = sorted(Path(self._output_dir).glob(SKIPPED_FILES))
+        records = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+        return sorted(SkippedFile(**record) for record in records)
+
+    def download_and_prepare(self, *args, **kwargs):
+        """As in the base class; looks at the source folder first, because the cache depends on what it holds."""
+        self.scan()
+        return super().download_and_prepare(*args, **kwargs)
+
+    def _fingerprint(self, source: SourceFolder) -> str:
+        settings = dataclasses.asdict(self.config)
+        # The same videos in another place give the same rows.
+        for name in ("data_dir", "data_files", "description", "version"):
+            settings.pop(name)
+        content = [type(self).__name__, str(self.config.version), settings, source.state]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _info(self):
+        return datasets.DatasetInfo(
+            description="Clips of videos: frames, sound and text.",
+            features=clip_features(self.config.num_frames, self.config.num_samples),
+        )
+
+    def _split_generators(self, dl_manager):
+        source = self._source if getattr(self, "_source", None) else self.scan()
+        for skipped in source.skipped:
+            self._skip(skipped.file, skipped.reason)
+        splits = split_videos(list(source.videos), self.config.validation_fraction)
+        for name in source.videos:
+            if not any(name in names for names in splits.values()):
+                self._skip(name, f"not in one of the split folders ({', '.join(sorted(splits))})")
+        return [
+            datasets.SplitGenerator(
+                name=split,
+                # Lists are what `num_proc` divides among processes.
+                gen_kwargs={
+                    "names": names,
+                    "transcripts": [source.videos[name] for name in names],
+                    "folder": str(source.folder),
+                },
+            )
+            for split, names in splits.items()
+            if names
+        ]
+
+    def _prepare_split_single(self, *args, **kwargs):
+        # The base class hides what went wrong in an exception that does not say it, and worker processes would lose
+        # the cause: let the one we raise on purpose through.
+        try:
+            yield from super()._prepare_split_single(*args, **kwargs)
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, UnusableFileError):
+                raise error.__cause__ from None
+            raise
+
+    def _generate_examples(self, names: list[str], transcripts: list[dict], folder: str):
+        # torch's threads do not survive a fork, and the work is divided among processes already.
+        torch.set_num_threads(1)
+        for name, sources in zip(names, transcripts, strict=True):
+            try:
+                for number, row in enumerate(self._clips(Path(folder), name, sources)):
+                    clip_id = f"{name}#{number}"
+                    yield clip_id, {"clip_id": clip_id, "video": name, **row}
+            except MediaError as error:
+                self._skip(name, str(error))
+
+    def _clips(self, folder: Path, name: str, sources: dict) -> Iterator[dict]:
+        path = folder / name
+        info = probe(path)
+        transcript = self._transcript(folder, path, sources, info)
+        for start, end, images, (samples, valid) in read_windows(path, info, self.config):
+            yield {
+                "start": start,
+                "end": end,
+                "frames": [{"bytes": png_bytes(image), "path": None} for image in images],
+                "audio": samples,
+                "audio_valid": valid,
+                "sampling_rate": self.config.sampling_rate,
+                "text": transcript.window(start, end),
+            }
+
+    def _transcript(self, folder: Path, path: Path, sources: dict, info: MediaInfo) -> Transcript:
+        if sources["metadata"] is not None:
+            try:
+                transcript = from_metadata(json.loads(sources["metadata"]))
+            except ValueError as error:
+                raise MediaError(f"{sources['metadata_place']}: {error}") from error
+            if transcript is not None:
+                return transcript
+        if sources["sidecar"] is not None:
+            try:
+                return read_transcript(folder / sources["sidecar"])
+            except OSError as error:
+                raise MediaError(f"{sources['sidecar']} cannot be read ({error.strerror})") from error
+        transcript = embedded_transcript(path, self.config.language)
+        if transcript is None and self.config.asr_model is not None and info.has_audio:
+            rate, end = self.config.sampling_rate, info.duration
+            with AudioReader(path, rate) as reader:
+                sound, valid = reader.read(0.0, end, round(end * rate))
+            transcript = recognise_speech(sound[:valid], rate, self.config.asr_model, self.config.language)
+        return transcript or Transcript()
+
+    def _skip(self, name: str, reason: str) -> None:
+        if self.config.strict:
+            raise UnusableFileError(f"{name}: {reason}")
+        # One small file per record needs no lock between processes, and moves into the cache with the rows.
+        cache = Path(self._output_dir)
+        if cache.is_dir():  # not when streaming
+            record = {"file": name, "reason": reason}
+            key = hashlib.sha256(f"{name}\n{reason}".encode()).hexdigest()[:24]
+            (cache / SKIPPED_FILES.replace("*", key)).write_text(json.dumps(record), encoding="utf-8")
+
+
+def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Iterator[tuple]:
+    """The clips of one video.
+
+    Yields:
+        start and end in seconds, list of `num_frames` RGB images, (samples, valid) as `AudioReader.read`.
+
+    Raises:
+        MediaError: the file cannot be opened or no frame can be decoded.
+    """
+    video = VideoReader(path, config.image_size)
+    try:
+        with AudioReader(path, config.sampling_rate) as audio:
+            windows = cut_windows(info.first_frame, info.duration, config.clip_seconds)
+            for number, (start, end) in enumerate(windows):
+                images = [video.frame_at(time) for time in slice_midpoints(start, end, config.num_frames)]
+                damaged = video.finished and video.end < end - 2 * info.frame_seconds
+                if damaged:
+                    # Decoding stopped before the headers say.  What is there counts like a shorter video.
+                    end = video.end
+                    if end - start < (config.clip_seconds / 2 if number else 2 * TINY):
+                        return
+                    video.close()
+                    video = VideoReader(path, config.image_size)
+                    images = [video.frame_at(time) for time in slice_midpoints(start, end, config.num_frames)]
+                yield start, end, images, audio.read(start, end, config.num_samples)
+                if damaged:
+                    return
+    finally:
+        video.close()
+
+
+TINY = 1e-3  # seconds; frame times are often rounded to milliseconds
+
+
+def cut_windows(first_frame: float, duration: float, clip_seconds: float) -> list[tuple[float, float]]:
+    """Windows of `clip_seconds` from 0 to `duration`; the rest is one too if it is at least half as long.
+
+    A video shorter than that gives one window, from 0 to its end.  Windows that end before the first frame have
+    nothing to show and are left out.  All in seconds.
+    """
+    whole = floor((duration + TINY) / clip_seconds)
+    ends = [(number + 1) * clip_seconds for number in range(whole)]
+    rest = duration - whole * clip_seconds
+    if not whole or rest >= clip_seconds / 2 - TINY:
+        ends.append(duration)
+    windows = [(number * clip_seconds, min(end, duration)) for number, end in enumerate(ends)]
+    return [(start, end) for start, end in windows if end > first_frame]
+
+
+def slice_midpoints(start: float, end: float, count: int) -> list[float]:
+    """Midpoints of `count` equal slices of [start, end), seconds."""
+    return [start + (end - start) * (index + 0.5) / count for index in range(count)]
+
+
+def png_bytes(image) -> bytes:
+    """An image as a PNG file, which keeps every pixel."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def split_videos(names: list[str], validation_fraction: float) -> dict[str, list[str]]:
+    """Divides videos into splits: by the folders train, validation and test if there are any, else by name.
+
+    By name means by a hash of it, so that a video stays in its split when others come and go.  At least one video
+    is in "train", and if `validation_fraction` is not 0 and there are two, at least one in "validation".
+    """
+    folders = [split for split in ("train", "validation", "test") if any(n.startswith(f"{split}/") for n in names)]
+    if folders:
+        return {split: [n for n in names if n.startswith(f"{split}/")] for split in folders}
+    places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}
+    validation = {name for name in names if places[name] < validation_fraction}
+    if validation_fraction > 0 and len(names) > 1:
+        validation = validation or {min(names, key=places.get)}
+    if names and len(validation) == len(names):
+        validation.discard(max(names, key=places.get))
+    splits = {"train": [name for name in names if name not in validation]}
+    return {**splits, "validation": sorted(validation)} if validation else splits
