@@ -8,7 +8,7 @@ The readers go forwards only and hold a handful of decoded frames: an hour of fi
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gcd
+from math import floor, gcd
 from pathlib import Path
 
 import av
@@ -20,6 +20,7 @@ from PIL import Image
 from torchaudio.functional import resample
 
 MAX_PIXELS = 100_000_000  # a larger picture is a broken header or an attack on memory, not a video
+TINY = 1e-3  # seconds; frame times are often rounded to milliseconds
 TIE = 1e-6  # seconds; a frame that starts exactly at the asked time counts as shown in spite of rounding
 LONGEST_DRIFT = 0.1  # seconds; timestamps of sound are often rounded, only larger jumps are real gaps
 MAX_PHASES = 4_000_000  # size of the resampling filter
@@ -85,6 +86,26 @@ def probe(path: str | Path) -> MediaInfo:
         return MediaInfo(last + (longest or frame_seconds), first, frame_seconds, audio is not None)
 
 
+def cut_windows(first_frame: float, duration: float, clip_seconds: float) -> list[tuple[float, float]]:
+    """Windows of `clip_seconds` from 0 to `duration`; the rest is one too if it is at least half as long.
+
+    A video shorter than that gives one window, from 0 to its end.  Windows that end before the first frame have
+    nothing to show and are left out.  All in seconds.
+    """
+    whole = floor((duration + TINY) / clip_seconds)
+    ends = [(number + 1) * clip_seconds for number in range(whole)]
+    rest = duration - whole * clip_seconds
+    if not whole or rest >= clip_seconds / 2 - TINY:
+        ends.append(duration)
+    windows = [(number * clip_seconds, min(end, duration)) for number, end in enumerate(ends)]
+    return [(start, end) for start, end in windows if end > first_frame]
+
+
+def slice_midpoints(start: float, end: float, count: int) -> list[float]:
+    """Midpoints of `count` equal slices of [start, end), seconds."""
+    return [start + (end - start) * (index + 0.5) / count for index in range(count)]
+
+
 class VideoReader:
     """The pictures of a file, asked for in the order of time.
 
@@ -145,7 +166,11 @@ class VideoReader:
         self.finished = self._next is None
         shown_at, frame = self._shown
         if self._picture[0] != shown_at:
-            self._picture = (shown_at, square_picture(frame, self.image_size, self._pixel_ratio))
+            try:
+                picture = square_picture(frame, self.image_size, self._pixel_ratio)
+            except (av.FFmpegError, ValueError) as error:
+                raise MediaError(f"a frame cannot be converted to RGB ({_reason(error)})") from error
+            self._picture = (shown_at, picture)
         return self._picture[1]
 
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
@@ -255,7 +280,11 @@ class AudioReader:
                 if position is None or abs(index - position) > LONGEST_DRIFT * self._rate:
                     position = index
             position = position or 0
-            for converted in converter.resample(frame):
+            try:
+                converted_frames = converter.resample(frame)
+            except (av.FFmpegError, ValueError):
+                continue  # as damaged as what cannot be decoded
+            for converted in converted_frames:
                 piece = np.nan_to_num(converted.to_ndarray().mean(axis=0, dtype=np.float32))
                 yield position, piece
                 position += len(piece)
@@ -277,7 +306,8 @@ def square_picture(frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1
     Returns:
         RGB image: the centre square, scaled with antialiasing and turned upright.
     """
-    picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    # Starting threads takes longer than converting a picture of usual size.
+    picture = Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())
     width, height = picture.size
     # The square is cut from the stored pixels and scaled in one go: whatever the ratio, no picture larger than the
     # stored one comes up.

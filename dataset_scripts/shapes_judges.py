@@ -127,47 +127,50 @@ def judge_image(frames: Sequence | np.ndarray) -> dict[str, str | None]:
 # ----------------------------------------------------------------------------------------------------------
 # Sound
 
-MEL_BINS, FFT_SIZE, HOP = 96, 1024, 256  # at SAMPLING_RATE
-TIME_STEPS = 48  # every clip is brought to this many, so that its length in seconds does not matter
+MEL_BINS, FFT_SIZE = 96, 1024  # at SAMPLING_RATE
+TIME_STEPS = 48  # spread over every clip, so that its length in seconds does not matter
 RANGE_DECIBELS = 30.0  # what lies further below the loudest band of its frame is noise
 DETUNINGS = (-0.4, 0.0, 0.4)  # semitones
 
 
 @lru_cache(maxsize=1)
-def _mel() -> torch.nn.Module:
-    return torchaudio.transforms.MelSpectrogram(
-        SAMPLING_RATE, FFT_SIZE, hop_length=HOP, n_mels=MEL_BINS, f_min=60.0, f_max=7_800.0
+def _mel_filters() -> np.ndarray:
+    filters = torchaudio.functional.melscale_fbanks(
+        FFT_SIZE // 2 + 1, 60.0, 7_800.0, n_mels=MEL_BINS, sample_rate=SAMPLING_RATE
     )
+    return filters.numpy()
 
 
-def _sound_features(waveform: torch.Tensor) -> torch.Tensor:
+def _sound_features(waveform: np.ndarray) -> np.ndarray:
     """Describe which bands sound when: float32 (samples,) to a vector (TIME_STEPS * MEL_BINS,) of length one.
 
     Every frame is taken relative to its own loudest band, which removes level and envelope, and then weighted
-    by how loud it is, so that fading ends and gaps count for little.
+    by how loud it is, so that fading ends and gaps count for little.  NumPy does it all: on such small
+    inputs the threads of torch cost more than they bring as soon as anything else runs on the machine.
     """
-    power = _mel()(waveform)
-    power = torch.nn.functional.interpolate(power[None], size=TIME_STEPS, mode="linear", align_corners=False)[
-        0
-    ]
-    peak = power.amax(dim=0).clamp(min=1e-12)
-    decibels = 10 * torch.log10((power / peak).clamp(min=1e-12))
-    heights = (decibels + RANGE_DECIBELS).clamp(min=0)
-    heights = heights - heights.mean(dim=0)
-    heights = heights / heights.norm(dim=0).clamp(min=1e-6) * (peak / peak.max()) ** 0.25
-    return (heights / heights.norm()).T.flatten()
+    starts = np.linspace(0, len(waveform), TIME_STEPS).round().astype(int)  # of windows, with the padding
+    padded = np.pad(waveform, FFT_SIZE // 2)
+    windows = padded[starts[:, None] + np.arange(FFT_SIZE)] * np.hanning(FFT_SIZE).astype(np.float32)
+    power = np.abs(np.fft.rfft(windows, axis=1)) ** 2 @ _mel_filters()
+    peak = np.maximum(power.max(axis=1, keepdims=True), 1e-9)
+    decibels = 10 * np.log10(np.maximum(power / peak, 1e-9))
+    heights = np.maximum(decibels + RANGE_DECIBELS, 0)
+    heights -= heights.mean(axis=1, keepdims=True)
+    heights /= np.maximum(np.linalg.norm(heights, axis=1, keepdims=True), 1e-6)
+    heights *= (peak / peak.max()) ** 0.25
+    return (heights / np.linalg.norm(heights)).ravel().astype(np.float32)
 
 
 @lru_cache(maxsize=1)
-def _sound_templates() -> tuple[list[dict[str, str]], torch.Tensor]:
+def _sound_templates() -> tuple[list[dict[str, str]], np.ndarray]:
     """Attributes and features (number, TIME_STEPS * MEL_BINS) of all clean tones at a few detunings."""
     attributes, features = [], []
     for shape, colour, motion in product(SHAPES, COLOURS, MOTIONS):
         for detuning in DETUNINGS:
             attributes.append({"shape": shape, "colour": colour, "motion": motion})
             tone = synthesise(attributes[-1], detune_semitones=detuning)
-            features.append(_sound_features(torch.from_numpy(tone).float()))
-    return attributes, torch.stack(features)
+            features.append(_sound_features(tone.astype(np.float32)))
+    return attributes, np.stack(features)
 
 
 def judge_audio(waveform: torch.Tensor | np.ndarray, sampling_rate: int) -> dict[str, str | None]:
@@ -183,20 +186,17 @@ def judge_audio(waveform: torch.Tensor | np.ndarray, sampling_rate: int) -> dict
         {"shape", "colour", "motion"}; all None for silence, for a sound shorter than 0.1 s and for one
         that holds values that are not finite.
     """
-    waveform = torch.as_tensor(waveform, dtype=torch.float32).detach().cpu()
+    waveform = torch.as_tensor(waveform, dtype=torch.float32).detach().cpu().numpy()
     if waveform.ndim > 1:
-        waveform = waveform.reshape(-1, waveform.shape[-1]).mean(dim=0)
-    if (
-        len(waveform) < 0.1 * sampling_rate
-        or not torch.isfinite(waveform).all()
-        or waveform.abs().max() < 1e-5
-    ):
+        waveform = waveform.reshape(-1, waveform.shape[-1]).mean(axis=0)
+    if len(waveform) < 0.1 * sampling_rate or not np.isfinite(waveform).all() or np.abs(waveform).max() < 1e-5:
         return dict(NOTHING)
     if sampling_rate != SAMPLING_RATE:
-        waveform = torchaudio.functional.resample(waveform, sampling_rate, SAMPLING_RATE)
+        resampled = torchaudio.functional.resample(torch.tensor(waveform), sampling_rate, SAMPLING_RATE)
+        waveform = resampled.numpy()
     attributes, templates = _sound_templates()
-    features = _sound_features(waveform / waveform.abs().max())
-    return dict(attributes[int((templates @ features).argmax())])
+    features = _sound_features(waveform / np.abs(waveform).max())
+    return dict(attributes[int((templates * features).sum(axis=1).argmax())])
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -274,9 +274,7 @@ def accuracy(predictions: Sequence[dict], truths: Sequence[dict]) -> dict[str, f
         ValueError: the lists differ in length or are empty.
     """
     if len(predictions) != len(truths) or not truths:
-        raise ValueError(
-            f"{len(predictions)} predictions for {len(truths)} truths; both must be as many and not 0."
-        )
+        raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths; both must be as many and not 0.")
     right = np.array([[p[a] == t[a] for a in ATTRIBUTES] for p, t in zip(predictions, truths, strict=True)])
     result = {attribute: float(right[:, index].mean()) for index, attribute in enumerate(ATTRIBUTES)}
     return {**result, "mean": float(right.mean()), "all": float(right.all(axis=1).mean())}

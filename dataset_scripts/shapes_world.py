@@ -26,8 +26,9 @@ from pathlib import Path
 
 import av
 import numpy as np
-from dataset_scripts.video_clips import VideoClips, VideoClipsConfig
 from tqdm import tqdm
+
+from dataset_scripts.video_clips import VideoClips, VideoClipsConfig
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
 COLOURS = ("red", "yellow", "green", "blue", "magenta")
@@ -55,9 +56,7 @@ PARTIALS = {
     "cross": tuple((n, 1 / n**0.25) for n in range(1, 13)),
     "ring": ((1, 0.5), (2.76, 1.0), (5.4, 0.8), (8.93, 0.4)),  # the overtones of a struck bar
 }
-PITCHES = {
-    colour: 220.0 * 2 ** (index / 2) for index, colour in enumerate(COLOURS)
-}  # Hz, half an octave apart
+PITCHES = {colour: 220.0 * 2 ** (index / 2) for index, colour in enumerate(COLOURS)}  # Hz, half an octave apart
 GLIDE_SEMITONES = 4.0
 HIGHEST_PARTIAL = 7_400.0  # Hz; partials above it are left out, well clear of aliasing
 
@@ -182,9 +181,7 @@ def shape_coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray 
         distance = np.maximum(y, 0.866 * across - 0.5 * y) - 0.56 * radius
     elif shape == "cross":
         long, thick = radius, 0.3 * radius
-        distance = np.minimum(
-            np.maximum(across - long, along - thick), np.maximum(along - long, across - thick)
-        )
+        distance = np.minimum(np.maximum(across - long, along - thick), np.maximum(along - long, across - thick))
     elif shape == "ring":
         distance = np.abs(np.hypot(x, y) - 0.76 * radius) - 0.24 * radius
     else:
@@ -220,9 +217,7 @@ def render_frames(attributes: dict[str, str], rng: np.random.Generator) -> np.nd
     frames = np.empty((count, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     for index in range(count):
         centre = middle + direction * travel * ((index + 0.5) / count - 0.5)
-        mask = shape_coverage(
-            attributes["shape"], pixel[None, :] - centre[0], pixel[:, None] - centre[1], radius
-        )
+        mask = shape_coverage(attributes["shape"], pixel[None, :] - centre[0], pixel[:, None] - centre[1], radius)
         frame = background + mask[..., None] * (colour - background)
         frame += noise * rng.standard_normal((FRAME_SIZE, FRAME_SIZE, 1), dtype=np.float32)
         frames[index] = np.clip(np.rint(frame), 0, 255)
@@ -286,9 +281,7 @@ def render_sound(attributes: dict[str, str], rng: np.random.Generator) -> np.nda
     seconds = np.arange(len(wave)) / SAMPLING_RATE
     attack, release = rng.uniform(0.02, 0.12), rng.uniform(0.05, 0.25)
     envelope = np.minimum(1, seconds / attack) * np.minimum(1, (CLIP_SECONDS - seconds) / release)
-    swell = 1 + rng.uniform(0, 0.25) * np.sin(
-        2 * np.pi * rng.uniform(1, 4) * seconds + rng.uniform(0, 2 * np.pi)
-    )
+    swell = 1 + rng.uniform(0, 0.25) * np.sin(2 * np.pi * rng.uniform(1, 4) * seconds + rng.uniform(0, 2 * np.pi))
 
     # Background noise between white and dull, 30 dB or so below the tone.
     white = rng.standard_normal(len(wave))
@@ -344,9 +337,7 @@ def encode_clip(path: Path, frames: np.ndarray, sound: np.ndarray) -> None:
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         for start in range(0, len(sound), 1024):  # the frame length of AAC
-            frame = av.AudioFrame.from_ndarray(
-                sound[None, start : start + 1024], format="fltp", layout="mono"
-            )
+            frame = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = SAMPLING_RATE, start, Fraction(1, SAMPLING_RATE)
             container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
@@ -508,5 +499,6 @@ class ShapesWorld(VideoClips):
         """
         config = self.config
         if config.data_dir is None:
-            raise ValueError("data_dir is missing; ShapesWorld writes its videos there.")
-        return write_shapes_world(config.data_dir, config.num_train, config.num_validation, config.seed)
+            raise ValueError("data_dir must be set to the folder that ShapesWorld writes its videos to")
+        folder = Path(config.data_dir).expanduser()
+        return write_shapes_world(folder, config.num_train, config.num_validation, config.seed)

@@ -213,21 +213,15 @@ def recognise_speech(sound: np.ndarray, sampling_rate: int, model: str, language
     if not len(sound) or not np.any(sound):
         return Transcript()
     recogniser = _recogniser(model)
-    options = {}
-    # Only Whisper's kind of model knows phrase times and takes a language; those of the CTC kind know words.
-    writes_text = recogniser.type.startswith("seq2seq")
-    if writes_text and language:
-        options["generate_kwargs"] = {"language": language}
-    result = None
-    for return_timestamps in (True,) if recogniser.type == "seq2seq_whisper" else () if writes_text else ("word",):
-        try:
-            result = recogniser(
-                _recogniser_input(sound, sampling_rate), return_timestamps=return_timestamps, **options
-            )
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-            result = None  # a model or tokenizer without times
-    if result is None:
-        result = recogniser(_recogniser_input(sound, sampling_rate), **options)
+
+    def recognise(**options) -> dict:
+        return recogniser({"raw": sound, "sampling_rate": sampling_rate}, **options)  # a new dict: it is emptied
+
+    # Models like Whisper know the times of phrases and take a language, those of the CTC kind know the times of
+    # words, and the rest know none.
+    options = {"generate_kwargs": {"language": language}} if language and "seq2seq" in recogniser.type else {}
+    times = {"seq2seq_whisper": True, "ctc": "word", "ctc_with_lm": "word"}.get(recogniser.type)
+    result = recognise(**options) if times is None else recognise(return_timestamps=times, **options)
     length = len(sound) / sampling_rate
     cues = []
     for chunk in result.get("chunks") or ():
@@ -238,10 +232,6 @@ def recognise_speech(sound: np.ndarray, sampling_rate: int, model: str, language
             cues.append(Cue(start, max(start, end), chunk["text"].strip()))
     text = result["text"].strip()
     return Transcript(text, tuple(cues) or None)
-
-
-def _recogniser_input(sound: np.ndarray, sampling_rate: int) -> dict:
-    return {"raw": sound, "sampling_rate": sampling_rate}  # made anew for each call, which empties it
 
 
 @lru_cache(maxsize=1)

@@ -21,24 +21,66 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import floor, isfinite
+from math import isfinite
 from pathlib import Path
 
 import datasets
 import torch
 from datasets.exceptions import DatasetGenerationError
 
-from dataset_scripts.media import AudioReader, MediaError, MediaInfo, VideoReader, probe
-from dataset_scripts.source_files import SkippedFile, SourceFolder, scan_folder
+from dataset_scripts.media import (
+    TINY,
+    AudioReader,
+    MediaError,
+    MediaInfo,
+    VideoReader,
+    cut_windows,
+    probe,
+    slice_midpoints,
+)
 from dataset_scripts.transcripts import (
+    TRANSCRIPT_SUFFIXES,
     Transcript,
+    decode_text,
     embedded_transcript,
     from_metadata,
     read_transcript,
     recognise_speech,
 )
 
+METADATA_FILE = "metadata.jsonl"
+# Only names that promise media are opened: the decoder would make a "video" of any text file, too.
+MEDIA_SUFFIXES = frozenset(
+    """.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg
+    .mts .mxf .nut .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m
+    .aac .ac3 .aif .aiff .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma
+    .apng .avif .bmp .heic .jpeg .jpg .png .tif .tiff .webp""".split()
+)
 SKIPPED_FILES = "skipped-*.json"  # beside the Arrow files of the builder's cache, one per skipped file
+
+
+@dataclass(frozen=True, order=True)
+class SkippedFile:
+    """A file that gave no row: its name relative to the source folder, and the reason in one line."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SourceFolder:
+    """What `scan_folder` finds.
+
+    videos: by name relative to the folder, where its text comes from: "sidecar" (a name or None), "metadata" (its
+        entry as JSON or None) and "metadata_place" (for messages).
+    skipped: files that are of no use whatever is in them.
+    state: JSON that differs after any edit in the folder.
+    """
+
+    folder: Path
+    videos: dict[str, dict[str, str | None]]
+    skipped: list[SkippedFile]
+    state: list
 
 
 class UnusableFileError(ValueError):
@@ -141,22 +183,22 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = VideoClipsConfig
     DEFAULT_WRITER_BATCH_SIZE = 50  # rows held in memory; one may be some hundred kilobytes
+    _source: SourceFolder | None = None  # of the last scan
 
     def source_folder(self) -> Path:
         """The folder to read, `data_dir`.
 
-        Subclasses override this, to write the videos first; it is called once per preparation, before the folder is
-        scanned.
+        Subclasses override this, to write the videos first.  It is called before every scan of the folder, so videos
+        that are there already must be left as they are.
 
         Raises:
-            ValueError: `data_dir` is not set.
-            NotADirectoryError: it is no folder.
+            ValueError: `data_dir` is not set or not a folder.
         """
         if self.config.data_dir is None:
             raise ValueError("data_dir must be set to the folder with the videos")
         folder = Path(self.config.data_dir).expanduser()
         if not folder.is_dir():
-            raise NotADirectoryError(f"data_dir is not a folder: {folder}")
+            raise ValueError(f"data_dir is not a folder: {folder}")
         return folder
 
     def scan(self) -> SourceFolder:
@@ -170,6 +212,10 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     def fingerprint(self) -> str:
         """Changes with the settings, the version and the content of the source folder; scans the folder."""
         return self._fingerprint(self.scan())
+
+    def scanned_folder(self) -> Path:
+        """The source folder as it was found by the last scan, with links resolved."""
+        return self._source.folder
 
     def skipped_files(self) -> list[SkippedFile]:
         """Files that gave no row, by name; known once the dataset is prepared, also if it came from the cache."""
@@ -197,7 +243,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        source = self._source if getattr(self, "_source", None) else self.scan()
+        source = self._source or self.scan()
         for skipped in source.skipped:
             self._skip(skipped.file, skipped.reason)
         splits = split_videos(list(source.videos), self.config.validation_fraction)
@@ -229,15 +275,19 @@ class VideoClips(datasets.GeneratorBasedBuilder):
             raise
 
     def _generate_examples(self, names: list[str], transcripts: list[dict], folder: str):
-        # torch's threads do not survive a fork, and the work is divided among processes already.
+        # torch's threads do not survive the fork of a worker process, and there is little for them to do.
+        num_threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        for name, sources in zip(names, transcripts, strict=True):
-            try:
-                for number, row in enumerate(self._clips(Path(folder), name, sources)):
-                    clip_id = f"{name}#{number}"
-                    yield clip_id, {"clip_id": clip_id, "video": name, **row}
-            except MediaError as error:
-                self._skip(name, str(error))
+        try:
+            for name, sources in zip(names, transcripts, strict=True):
+                try:
+                    for number, row in enumerate(self._clips(Path(folder), name, sources)):
+                        clip_id = f"{name}#{number}"
+                        yield clip_id, {"clip_id": clip_id, "video": name, **row}
+                except MediaError as error:
+                    self._skip(name, str(error))
+        finally:
+            torch.set_num_threads(num_threads)
 
     def _clips(self, folder: Path, name: str, sources: dict) -> Iterator[dict]:
         path = folder / name
@@ -317,27 +367,97 @@ def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Itera
         video.close()
 
 
-TINY = 1e-3  # seconds; frame times are often rounded to milliseconds
+def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
+    """Lists a folder with all its subfolders; opens nothing but the metadata files.
 
-
-def cut_windows(first_frame: float, duration: float, clip_seconds: float) -> list[tuple[float, float]]:
-    """Windows of `clip_seconds` from 0 to `duration`; the rest is one too if it is at least half as long.
-
-    A video shorter than that gives one window, from 0 to its end.  Windows that end before the first frame have
-    nothing to show and are left out.  All in seconds.
+    Hidden files are passed over, and links that lead out of the folder are not followed.  With a `language` such as
+    "en", "name.en.srt" belongs to "name.mp4", before "name.srt".
     """
-    whole = floor((duration + TINY) / clip_seconds)
-    ends = [(number + 1) * clip_seconds for number in range(whole)]
-    rest = duration - whole * clip_seconds
-    if not whole or rest >= clip_seconds / 2 - TINY:
-        ends.append(duration)
-    windows = [(number * clip_seconds, min(end, duration)) for number, end in enumerate(ends)]
-    return [(start, end) for start, end in windows if end > first_frame]
+    folder = folder.resolve()
+    skipped, files, state = [], [], []
+    for name, reason in _walk(folder):
+        if reason is None:
+            status = (folder / name).stat()
+            state.append([name, status.st_size, status.st_mtime_ns])
+            files.append(name)
+        else:
+            skipped.append(SkippedFile(name, reason))
+    state += [[file.file, file.reason] for file in skipped]
+    videos = {name: {} for name in files if Path(name).suffix.lower() in MEDIA_SUFFIXES}
+    present, sidecars = set(files), {name.lower(): name for name in reversed(files)}
+    used = set()
+    for name, sources in videos.items():
+        stems = [os.path.splitext(name)[0]]
+        stems = [f"{stems[0]}.{language}", *stems] if language else stems
+        options = [stem + suffix for stem in stems for suffix in TRANSCRIPT_SUFFIXES]
+        # "name.SRT" belongs to "name.mp4" as well.
+        found = [option if option in present else sidecars.get(option.lower()) for option in options]
+        found = [option for option in found if option is not None]
+        used.update(found)
+        sources.update(sidecar=found[0] if found else None, metadata=None, metadata_place=None)
+    for name in files:
+        suffix = Path(name).suffix.lower()
+        if Path(name).name == METADATA_FILE:
+            skipped += _read_metadata(folder, name, videos, present)
+        elif suffix in TRANSCRIPT_SUFFIXES and name not in used:
+            kind = "text" if suffix == ".txt" else "subtitle"
+            skipped.append(SkippedFile(name, f"{kind} file without a video of the same name"))
+        elif suffix not in MEDIA_SUFFIXES and suffix not in TRANSCRIPT_SUFFIXES:
+            skipped.append(SkippedFile(name, "not a media file"))
+    return SourceFolder(folder, videos, skipped, state)
 
 
-def slice_midpoints(start: float, end: float, count: int) -> list[float]:
-    """Midpoints of `count` equal slices of [start, end), seconds."""
-    return [start + (end - start) * (index + 0.5) / count for index in range(count)]
+def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
+    """Names of all files, relative and with "/", each with the reason not to look into it, or None."""
+    unreadable = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for name in sorted(linked + [name for name in names if not name.startswith(".")]):
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            readable = relative.encode("utf-8", "replace").decode()
+            if readable != relative:
+                yield readable, "the name is not valid UTF-8"
+            elif path.is_symlink() and not path.resolve().is_relative_to(folder):
+                yield relative, "symbolic link that leads out of the folder"
+            elif path.is_symlink() and not path.exists():
+                yield relative, "broken symbolic link"
+            elif path.is_dir():
+                yield relative, "symbolic link to a folder"
+            else:  # reading from a pipe or device might never end
+                yield relative, None if path.is_file() else "not a regular file"
+    for error in unreadable:
+        yield Path(error.filename).relative_to(folder).as_posix(), f"cannot be read ({error.strerror})"
+
+
+def _read_metadata(folder: Path, metadata: str, videos: dict, present: set[str]) -> list[SkippedFile]:
+    """Puts the entries of a metadata file into `videos` and returns those that name no video of ours."""
+    skipped = []
+    base = os.path.dirname(metadata)
+    for number, line in enumerate(decode_text((folder / metadata).read_bytes()).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{metadata} line {number}"
+        try:
+            entry = json.loads(line)
+            file_name = entry["file_name"]
+            if not isinstance(file_name, str) or not file_name:
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            skipped.append(SkippedFile(metadata, f"line {number} is not a JSON object with a file_name"))
+            continue
+        inside = os.path.normpath(file_name)
+        name = os.path.normpath(os.path.join(base, file_name)).replace(os.sep, "/")
+        if os.path.isabs(inside) or inside.split(os.sep)[0] == "..":
+            skipped.append(SkippedFile(file_name, f"{place} names a file outside of its folder"))
+        elif name in videos and videos[name]["metadata"] is not None:
+            skipped.append(SkippedFile(name, f"{place} repeats {videos[name]['metadata_place']}, which counts"))
+        elif name in videos:
+            videos[name].update(metadata=json.dumps(entry), metadata_place=place)
+        elif name not in present:
+            skipped.append(SkippedFile(name, f"{place} names a file that is missing or hidden"))
+    return skipped
 
 
 def png_bytes(image) -> bytes:

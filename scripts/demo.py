@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     title("5/6 scores on clips not trained on")
     pipe = Nano4MPipeline.from_pretrained(out / "model")
     clips = load_from_disk(out / "data")
-    held_out = usable(clips["validation"] if "validation" in clips else clips["train"])
+    split = "validation" if "validation" in clips else "train"
+    held_out = usable(clips[split])
     held_out = held_out.select(range(min(len(held_out), 200)))
     truths = [attributes_from_name(name) for name in held_out["video"]] if own_world else None
     scores, generated = score_directions(pipe, held_out, judge if own_world else None, truths, **sampling())
@@ -135,8 +136,9 @@ def stage(folder: Path, identity: list, run, words: list[str]) -> None:
 
 def precision() -> list[str]:
     """bfloat16 where the machine computes in it, which halves the time of training."""
-    fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-    return ["--bf16", "true"] if fast else []
+    if torch.cuda.is_available():
+        return ["--bf16", "true"]
+    return ["--use_cpu", "true", "--bf16", "true"] if torch.cpu._is_avx512_bf16_supported() else []
 
 
 def sampling() -> dict:

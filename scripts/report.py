@@ -21,6 +21,7 @@ from tokenizers_4m.quantizer import codebook_usage
 
 NUM_SAMPLES = 4
 NUM_RECONSTRUCTIONS = 6
+TRAININGS = ("tokenizers/image", "tokenizers/audio", "model")
 
 
 def write_report(out: Path, pipe, clips, generated: dict, summary: dict, minutes: float) -> Path:

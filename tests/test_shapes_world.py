@@ -18,6 +18,7 @@ from dataset_scripts.shapes_world import (
     MOTION_PHRASES,
     PARAMETERS_FILE,
     PATTERNS,
+    ShapesWorld,
     attributes_from_name,
     clip_attributes,
     clip_name,
@@ -50,9 +51,7 @@ def read_clip(path, num_frames=4, image_size=32):
     with av.open(str(path)) as container:
         sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     chosen = [frames[int((index + 0.5) / num_frames * len(frames))] for index in range(num_frames)]
-    small = [
-        np.asarray(frame.resize((image_size, image_size), Image.Resampling.BILINEAR)) for frame in chosen
-    ]
+    small = [np.asarray(frame.resize((image_size, image_size), Image.Resampling.BILINEAR)) for frame in chosen]
     return np.stack(small), sound
 
 
@@ -131,9 +130,7 @@ def test_other_parameters_and_foreign_folders_are_refused(tmp_path):
 
 
 def test_held_out_combinations_are_disjoint_and_balanced():
-    train, validation = (
-        {tuple(c.values()) for c in combinations(split)} for split in ("train", "validation")
-    )
+    train, validation = ({tuple(c.values()) for c in combinations(split)} for split in ("train", "validation"))
     assert (len(train), len(validation), len(train & validation)) == (100, 25, 0)
     assert train | validation == set(product(*ATTRIBUTES.values()))
     for split, times in (("train", 20), ("validation", 5)):
@@ -182,6 +179,20 @@ def test_judges_read_real_clips(clips):
     assert min(images[attribute] for attribute in ATTRIBUTES) >= 0.99
     assert min(sounds[attribute] for attribute in ATTRIBUTES) >= 0.99
     assert texts["all"] == 1.0
+
+
+def test_builder_renders_and_reads_back(tmp_path):
+    builder = ShapesWorld(data_dir=tmp_path / "world", cache_dir=tmp_path / "cache", num_train=10, num_validation=10)
+    builder.download_and_prepare()
+    splits = builder.as_dataset()
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 10, "validation": 10}
+    for row in (row for rows in splits.values() for row in rows):
+        truth = attributes_from_name(row["clip_id"])
+        assert len(row["frames"]) == 4 and row["frames"][0].size == (32, 32)
+        assert judge("image", row["frames"]) == truth
+        assert len(row["audio"]) == 32_000 and row["audio_valid"] == 32_000
+        assert judge("audio", np.asarray(row["audio"]), row["sampling_rate"]) == truth
+        assert judge("text", row["text"]) == truth
 
 
 def test_judges_do_not_mind_form(clips):

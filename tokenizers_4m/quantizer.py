@@ -35,6 +35,8 @@ class VectorQuantizer(nn.Module):
         decay: of the moving averages.
         dead_code_threshold: a code is re-seeded once it gets, on average, less than this part of an equal share
             of the latents.
+        warmup_steps: training steps that pass the latents on unquantized; then the codebooks start on latents
+            worth coding. Codes set up on an untrained encoder hold it back for long.
     """
 
     def __init__(
@@ -45,18 +47,20 @@ class VectorQuantizer(nn.Module):
         num_quantizers: int = 1,
         decay: float = 0.95,
         dead_code_threshold: float = 0.1,
+        warmup_steps: int = 0,
     ):
         super().__init__()
         self.codebook_size = codebook_size
         self.num_quantizers = num_quantizers
         self.decay = decay
         self.dead_code_threshold = dead_code_threshold
+        self.warmup_steps = warmup_steps
         self.project_in = nn.Linear(dim, code_dim)
         self.project_out = nn.Linear(code_dim, dim)
         self.register_buffer("codebooks", torch.randn(num_quantizers, codebook_size, code_dim))
         self.register_buffer("assigned", torch.zeros(num_quantizers, codebook_size))
         self.register_buffer("assigned_sum", torch.zeros(num_quantizers, codebook_size, code_dim))
-        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, latents: torch.Tensor) -> QuantizerOutput:
         """Quantize `latents` (..., dim). In training the codebooks move and gradients pass straight through."""
@@ -64,6 +68,12 @@ class VectorQuantizer(nn.Module):
         # The search runs in float32: under autocast, half precision would flip ids between nearby codes.
         with torch.autocast(latents.device.type, enabled=False):
             projected = self.project_in(latents.float()).flatten(0, -2)
+            if self.training:
+                self.steps += 1
+                if self.steps <= self.warmup_steps:
+                    token_ids = torch.zeros(*shape, self.num_quantizers, dtype=torch.int64, device=latents.device)
+                    quantized = self.project_out(projected).view(*shape, -1)
+                    return QuantizerOutput(quantized, token_ids, projected.new_zeros(()))
             token_ids, codes = self._quantize(projected)
             commitment_loss = F.mse_loss(projected, codes)
             if self.training:
@@ -88,7 +98,7 @@ class VectorQuantizer(nn.Module):
         return codes
 
     def _quantize(self, projected: torch.Tensor) -> tuple[torch.LongTensor, torch.Tensor]:
-        if self.training and not self.initialized:
+        if self.training and self.steps == self.warmup_steps + 1:
             self._initialize(projected.detach())
         residual = projected.detach()
         levels = []
@@ -106,14 +116,13 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _initialize(self, projected: torch.Tensor) -> None:
-        """Start every code on a latent of the first batch, so that no code starts out of reach."""
+        """Start every code on a latent of the batch, so that no code starts out of reach."""
         residual = projected
         for level in range(self.num_quantizers):
             self.codebooks[level].copy_(_sample_rows(residual, self.codebook_size))
             _broadcast(self.codebooks[level])
             self._restart(level, torch.ones_like(self.assigned[level], dtype=torch.bool), len(projected))
             residual = residual - self.codebooks[level][_nearest(residual, self.codebooks[level])]
-        self.initialized.fill_(True)
 
     @torch.no_grad()
     def _move_codebook(self, level: int, latents: torch.Tensor, ids: torch.LongTensor) -> None:

@@ -79,7 +79,11 @@ class AudioTokenizer(TokenizerContract, PreTrainedModel):
             decoder += [nn.ConvTranspose1d(channels, channels, 4, stride=2, padding=1), *residual_blocks()]
         self.encoder = nn.Sequential(*encoder, nn.GroupNorm(8, channels))
         self.quantizer = VectorQuantizer(
-            channels, config.codebook_size, config.code_dim, num_quantizers=config.num_quantizers
+            channels,
+            config.codebook_size,
+            config.code_dim,
+            num_quantizers=config.num_quantizers,
+            warmup_steps=config.quantizer_warmup_steps,
         )
         self.decoder = nn.Sequential(*decoder, nn.SiLU(), nn.Conv1d(channels, config.num_mels, 3, padding=1))
         self.post_init()
@@ -90,7 +94,7 @@ class AudioTokenizer(TokenizerContract, PreTrainedModel):
             init.normal_(module.codebooks)
             init.zeros_(module.assigned)
             init.zeros_(module.assigned_sum)
-            init.zeros_(module.initialized)
+            init.zeros_(module.steps)
         elif isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)):
             init.kaiming_uniform_(module.weight, a=5**0.5)
             init.zeros_(module.bias)

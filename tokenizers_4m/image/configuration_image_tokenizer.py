@@ -12,13 +12,15 @@ class ImageTokenizerConfig(TokenizerConfig4M):
     Args:
         image_size: height and width of a frame in pixels; a multiple of the stride.
         num_frames: frames per clip; each becomes its own grid of tokens.
-        block_out_channels: channels at each resolution. The stride is `2 ** (len - 1)`: five entries make
-            the f16 tokenizer of VQGAN, four one of stride 8.
+        patch_size: pixels of a patch, along each side, that become one position with as many more channels before
+            the first convolution. 1 is VQGAN; more saves the costly convolutions at full resolution.
+        block_out_channels: channels at each resolution. The stride is `patch_size * 2 ** (len - 1)`: five entries
+            and patches of one pixel make the f16 tokenizer of VQGAN.
         layers_per_block: residual blocks at each resolution.
         norm_num_groups: groups of the group normalisations.
         mid_block_add_attention: self-attention over the lowest resolution.
         latent_channels: channels of the latent before the quantizer.
-        codebook_size, code_dim, commitment_weight: see `tokenizers_4m.quantizer.VectorQuantizer`.
+        codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see `tokenizers_4m.quantizer.VectorQuantizer`.
         image_mean, image_std: pixels in [0, 1] are normalised with `(x - mean) / std`.
     """
 
@@ -27,6 +29,7 @@ class ImageTokenizerConfig(TokenizerConfig4M):
 
     image_size: int = 64
     num_frames: int = 8
+    patch_size: int = 1
     block_out_channels: list[int] | tuple[int, ...] = (64, 128, 256, 256, 512)
     layers_per_block: int = 1
     norm_num_groups: int = 8
@@ -35,6 +38,7 @@ class ImageTokenizerConfig(TokenizerConfig4M):
     codebook_size: int = 1024
     code_dim: int = 8
     commitment_weight: float = 0.25
+    quantizer_warmup_steps: int = 0
     image_mean: float = 0.5
     image_std: float = 0.5
 
@@ -43,7 +47,7 @@ class ImageTokenizerConfig(TokenizerConfig4M):
         if self.image_size < self.stride or self.image_size % self.stride:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of the stride {self.stride} that "
-                f"block_out_channels={list(self.block_out_channels)} gives"
+                f"patch_size={self.patch_size} and block_out_channels={list(self.block_out_channels)} give"
             )
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
@@ -55,7 +59,7 @@ class ImageTokenizerConfig(TokenizerConfig4M):
     @property
     def stride(self) -> int:
         """Pixels per token along each side."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
 
     @property
     def vocab_size(self) -> int:

@@ -54,16 +54,21 @@ class ImageTokenizer(TokenizerContract, PreTrainedModel):
             "mid_block_add_attention": config.mid_block_add_attention,
         }
         self.encoder = Encoder(
-            in_channels=3,
+            in_channels=3 * config.patch_size**2,
             out_channels=config.latent_channels,
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             double_z=False,
             **shared,
         )
-        self.quantizer = VectorQuantizer(config.latent_channels, config.codebook_size, config.code_dim)
+        self.quantizer = VectorQuantizer(
+            config.latent_channels,
+            config.codebook_size,
+            config.code_dim,
+            warmup_steps=config.quantizer_warmup_steps,
+        )
         self.decoder = Decoder(
             in_channels=config.latent_channels,
-            out_channels=3,
+            out_channels=3 * config.patch_size**2,
             up_block_types=("UpDecoderBlock2D",) * len(channels),
             **shared,
         )
@@ -75,7 +80,7 @@ class ImageTokenizer(TokenizerContract, PreTrainedModel):
             init.normal_(module.codebooks)
             init.zeros_(module.assigned)
             init.zeros_(module.assigned_sum)
-            init.zeros_(module.initialized)
+            init.zeros_(module.steps)
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
             init.kaiming_uniform_(module.weight, a=5**0.5)
             if module.bias is not None:
@@ -146,13 +151,15 @@ class ImageTokenizer(TokenizerContract, PreTrainedModel):
                 f"ImageTokenizer: pixel_values must have shape (batch, {', '.join(map(str, expected))}), "
                 f"got {tuple(pixel_values.shape)}"
             )
+        pixel_values = pixel_values.flatten(0, 1)
+        frames = nn.functional.pixel_unshuffle(pixel_values, self.config.patch_size)
         # channels_last is what CPU and GPU convolutions are fastest on.
-        frames = pixel_values.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self.encoder(frames).permute(0, 2, 3, 1)
+        return self.encoder(frames.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
 
     def _pixels(self, latents: torch.Tensor, batch_size: int) -> torch.Tensor:
         latents = latents.to(self.dtype).permute(0, 3, 1, 2)
-        return self.decoder(latents).unflatten(0, (batch_size, self.config.num_frames))
+        frames = nn.functional.pixel_shuffle(self.decoder(latents), self.config.patch_size)
+        return frames.unflatten(0, (batch_size, self.config.num_frames))
 
     def _frames(self, clip) -> list:
         num_frames = self.config.num_frames

@@ -1,0 +1,145 @@
+"""Subtitle files and words per window, on text written here."""
+
+import numpy as np
+import pytest
+
+from dataset_scripts.transcripts import (
+    Cue,
+    Transcript,
+    clean_subtitle,
+    decode_text,
+    from_metadata,
+    parse_subtitles,
+    read_transcript,
+    recognise_speech,
+)
+
+SUBRIP = "1\n00:00:00,900 --> 00:00:01,600\nlay white\n\n2\n00:00:01,600 --> 01:00:02,600\nby <i>S</i>\nzero again\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_subrip_in_any_encoding(tmp_path, encoding, line_end):
+    path = tmp_path / "clip.SRT"
+    path.write_bytes(SUBRIP.replace("again", "été").replace("\n", line_end).encode(encoding))
+    transcript = read_transcript(path)
+    assert transcript.text == "lay white by S zero été"
+    assert transcript.cues == (Cue(0.9, 1.6, "lay white"), Cue(1.6, 3602.6, "by S zero été"))
+
+
+def test_webvtt_notes_settings_and_tags():
+    text = (
+        "WEBVTT - title\n\nNOTE\nnot spoken\n\nSTYLE\n::cue {}\n\nintro\n00:00.900 --> 00:02.600 align:start\n"
+        "<v Bob><b>lay</b> white</v> <00:01.500><c.red>now</c> &amp; then\n"
+    )
+    assert parse_subtitles(text) == [Cue(0.9, 2.6, "lay white now & then")]
+
+
+def test_subrip_without_empty_lines_between_cues():
+    text = "1\n00:00:00,000 --> 00:00:01,000\none\n2\n00:00:01,000 --> 00:00:02,000\ntwo\n"
+    assert [cue.text for cue in parse_subtitles(text)] == ["one", "two"]
+
+
+def test_tags_are_told_from_text():
+    assert clean_subtitle("{\\an8}I <3 you, a < b and b > a") == "I <3 you, a < b and b > a"
+
+
+def test_plain_text_keeps_its_lines(tmp_path):
+    path = tmp_path / "clip.txt"
+    path.write_bytes("\ufeff two\r\nlines \r\n".encode())
+    assert read_transcript(path) == Transcript("two\nlines", None)
+    assert decode_text(b"") == ""
+
+
+def test_words_go_where_their_midpoint_is():
+    transcript = Transcript("a b  c d!", (Cue(0.0, 4.0, "a b  c d"),))
+    assert transcript.window(0, 4) == "a b  c d!"  # all of it: as written
+    assert transcript.window(0, 2) == "a b"
+    assert transcript.window(1.5, 2.5) == "b"  # midpoints 0.5, 1.5, 2.5, 3.5: start included, end not
+    assert transcript.window(4, 8) == ""
+    two = Transcript("one  two three", (Cue(0, 2, "one  two"), Cue(2, 4, "three")))
+    assert two.window(0, 2) == "one  two"  # a whole cue: as written
+    assert Transcript("anything").window(3, 6) == "anything"
+
+
+def test_metadata():
+    words = [{"start": 1, "end": 2, "word": "two"}, {"start": 0, "end": 1.0, "word": "One"}]
+    transcript = from_metadata({"text": "One, two.", "words": words})
+    assert (transcript.window(0, 2), transcript.window(0, 1), transcript.window(1, 2)) == ("One, two.", "One", "two")
+    assert from_metadata({"words": words}).text == "One two"
+    assert from_metadata({"text": "", "words": None}) == Transcript("")
+    assert from_metadata({"file_name": "a.mp4"}) is None
+
+
+@pytest.mark.parametrize(
+    "entry", [{"text": 3}, {"words": "one"}, {"words": [{"start": 2, "end": 1, "word": "a"}]}, {"words": ["one"]}]
+)
+def test_metadata_of_another_form(entry):
+    with pytest.raises(ValueError, match="text|words"):
+        from_metadata(entry)
+
+
+@pytest.fixture(scope="module")
+def tiny_whisper(tmp_path_factory):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizerFast,
+    )
+
+    folder = tmp_path_factory.mktemp("whisper")
+    specials = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|translate|>"]
+    specials += ["<|startoflm|>", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: index for index, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    tokenizer.add_tokens([f"<|{index * 0.02:.2f}|>" for index in range(1501)])
+    ids = {token: tokenizer.token_to_id(token) for token in specials}
+    WhisperTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+    config = WhisperConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        decoder_start_token_id=ids["<|startoftranscript|>"],
+        eos_token_id=ids["<|endoftext|>"],
+        bos_token_id=ids["<|endoftext|>"],
+        pad_token_id=ids["<|endoftext|>"],
+        suppress_tokens=[],
+        begin_suppress_tokens=[],
+    )
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=config.decoder_start_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        is_multilingual=True,
+        lang_to_id={"<|en|>": ids["<|en|>"]},
+        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        max_initial_timestamp_index=50,
+        max_length=16,
+        return_timestamps=False,
+    )
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("language", [None, "en"])
+def test_speech_recognition(tiny_whisper, language):
+    sound = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
+    transcript = recognise_speech(sound, 8_000, tiny_whisper, language)
+    assert isinstance(transcript.text, str)
+    assert transcript.window(0, 3) is not None
+    assert recognise_speech(np.zeros(8_000, np.float32), 8_000, tiny_whisper) == Transcript()
