@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None):
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     print(f"{args.output_dir}: {', '.join(f'{len(rows)} {split}' for split, rows in tokens.items())} clips as ids")
+    return tokens
 
 
 if __name__ == "__main__":

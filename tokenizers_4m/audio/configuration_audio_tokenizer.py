@@ -21,7 +21,8 @@ class AudioTokenizerConfig(TokenizerConfig4M):
         time_stride: spectrogram frames per token; a power of two.
         num_quantizers: codebooks per time step (residual quantization); ids are flattened time first, so that
             all codebooks of one step stand side by side.
-        codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see `tokenizers_4m.quantizer.VectorQuantizer`.
+        codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see
+            `tokenizers_4m.quantizer.VectorQuantizer`.
         griffin_lim_iterations: of the phase reconstruction in `decode`.
         log_floor: smallest mel magnitude before the logarithm.
         log_mel_mean, log_mel_std: the log-mel spectrogram is normalised with `(x - mean) / std`; set from data

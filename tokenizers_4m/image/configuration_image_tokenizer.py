@@ -20,7 +20,8 @@ class ImageTokenizerConfig(TokenizerConfig4M):
         norm_num_groups: groups of the group normalisations.
         mid_block_add_attention: self-attention over the lowest resolution.
         latent_channels: channels of the latent before the quantizer.
-        codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see `tokenizers_4m.quantizer.VectorQuantizer`.
+        codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see
+            `tokenizers_4m.quantizer.VectorQuantizer`.
         image_mean, image_std: pixels in [0, 1] are normalised with `(x - mean) / std`.
     """
 
