@@ -6,7 +6,6 @@ vector quantizer makes ids of it, and a decoder restores the spectrogram, as in 
 from the magnitudes by Griffin-Lim (Griffin and Lim 1984), started from zero phase so that it is deterministic.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +14,10 @@ import torch
 import torchaudio
 from torch import nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from tokenizers_4m.audio.configuration_audio_tokenizer import AudioTokenizerConfig
-from tokenizers_4m.contract import TokenizerContract
+from tokenizers_4m.autoencoder import AutoencoderOutput, QuantizedAutoencoder
 from tokenizers_4m.quantizer import VectorQuantizer
-
-
-@dataclass
-class AudioTokenizerOutput(ModelOutput):
-    """
-    loss: scalar float32, the weighted sum of the parts below.
-    losses: each part before weighting, scalars: `l1`, `mse`, `commitment`.
-    reconstruction: normalised log-mel spectrogram `(batch, num_mels, num_steps * time_stride)`.
-    token_ids: `(batch, num_tokens)` int64.
-    """
-
-    loss: torch.FloatTensor | None = None
-    losses: dict[str, torch.FloatTensor] | None = None
-    reconstruction: torch.FloatTensor | None = None
-    token_ids: torch.LongTensor | None = None
 
 
 class ResidualBlock(nn.Module):
@@ -56,7 +38,7 @@ class ResidualBlock(nn.Module):
         return hidden_states + self.layers(hidden_states)
 
 
-class AudioTokenizer(TokenizerContract, PreTrainedModel):
+class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
     """Turns waveforms of `num_samples` samples into `num_steps * num_quantizers` token ids."""
 
     config: AudioTokenizerConfig
@@ -88,33 +70,12 @@ class AudioTokenizer(TokenizerContract, PreTrainedModel):
         self.decoder = nn.Sequential(*decoder, nn.SiLU(), nn.Conv1d(channels, config.num_mels, 3, padding=1))
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        if isinstance(module, VectorQuantizer):
-            init.normal_(module.codebooks)
-            init.zeros_(module.assigned)
-            init.zeros_(module.assigned_sum)
-            init.zeros_(module.steps)
-        elif isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)):
-            init.kaiming_uniform_(module.weight, a=5**0.5)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.GroupNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-
-    def forward(self, waveform: torch.FloatTensor) -> AudioTokenizerOutput:
+    def forward(self, waveform: torch.FloatTensor) -> AutoencoderOutput:
         """Reconstruct the spectrogram of `waveform` `(batch, num_samples)` and score the result."""
         log_mel = self.log_mel(waveform)
         quantized = self.quantizer(self._latents(log_mel))
         reconstruction = self._spectrogram(quantized.quantized)
-        difference = reconstruction.float() - log_mel
-        losses = {
-            "l1": difference.abs().mean(),
-            "mse": difference.square().mean(),
-            "commitment": quantized.commitment_loss,
-        }
-        loss = losses["l1"] + losses["mse"] + self.config.commitment_weight * losses["commitment"]
-        return AudioTokenizerOutput(loss, losses, reconstruction, quantized.token_ids.flatten(1))
+        return self._score(reconstruction, log_mel, quantized)
 
     def encode(self, waveform: torch.FloatTensor) -> torch.LongTensor:
         """Waveform `(batch, num_samples)` in [-1, 1] to ids `(batch, num_tokens)`, time major."""

@@ -4,7 +4,6 @@ Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (ar
 the encoder and decoder of diffusers. A clip of several frames is tokenized frame by frame.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +12,13 @@ from diffusers.models.autoencoders.vae import Decoder, Encoder
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
-from transformers.utils import ModelOutput
 
-from tokenizers_4m.contract import TokenizerContract
+from tokenizers_4m.autoencoder import AutoencoderOutput, QuantizedAutoencoder
 from tokenizers_4m.image.configuration_image_tokenizer import ImageTokenizerConfig
 from tokenizers_4m.quantizer import VectorQuantizer
 
 
-@dataclass
-class ImageTokenizerOutput(ModelOutput):
-    """
-    loss: scalar float32, the weighted sum of the parts below.
-    losses: each part before weighting, scalars: `l1`, `mse`, `commitment`.
-    reconstruction: `(batch, num_frames, 3, image_size, image_size)`, normalised like the input.
-    token_ids: `(batch, num_tokens)` int64.
-    """
-
-    loss: torch.FloatTensor | None = None
-    losses: dict[str, torch.FloatTensor] | None = None
-    reconstruction: torch.FloatTensor | None = None
-    token_ids: torch.LongTensor | None = None
-
-
-class ImageTokenizer(TokenizerContract, PreTrainedModel):
+class ImageTokenizer(QuantizedAutoencoder, PreTrainedModel):
     """Turns clips of `num_frames` pictures into `num_frames * (image_size / stride) ** 2` token ids."""
 
     config: ImageTokenizerConfig
@@ -74,35 +56,12 @@ class ImageTokenizer(TokenizerContract, PreTrainedModel):
         )
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        if isinstance(module, VectorQuantizer):
-            init.normal_(module.codebooks)
-            init.zeros_(module.assigned)
-            init.zeros_(module.assigned_sum)
-            init.zeros_(module.steps)
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            init.kaiming_uniform_(module.weight, a=5**0.5)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.GroupNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-
-    def forward(self, pixel_values: torch.FloatTensor) -> ImageTokenizerOutput:
+    def forward(self, pixel_values: torch.FloatTensor) -> AutoencoderOutput:
         """Reconstruct `pixel_values` `(batch, num_frames, 3, image_size, image_size)` and score the result."""
         pixel_values = pixel_values.to(self.dtype)
         quantized = self.quantizer(self._latents(pixel_values))
-        token_ids = quantized.token_ids.reshape(len(pixel_values), self.config.num_tokens)
         reconstruction = self._pixels(quantized.quantized, len(pixel_values))
-        difference = reconstruction.float() - pixel_values.float()
-        losses = {
-            "l1": difference.abs().mean(),
-            "mse": difference.square().mean(),
-            "commitment": quantized.commitment_loss,
-        }
-        loss = losses["l1"] + losses["mse"] + self.config.commitment_weight * losses["commitment"]
-        return ImageTokenizerOutput(loss, losses, reconstruction, token_ids)
+        return self._score(reconstruction, pixel_values, quantized)
 
     def encode(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
         """`(batch, num_frames, 3, image_size, image_size)` to ids `(batch, num_tokens)`; frames, rows, columns."""

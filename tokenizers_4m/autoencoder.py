@@ -1,0 +1,59 @@
+"""What the tokenizers that are vector-quantized autoencoders share: their output, losses and initial weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from tokenizers_4m.contract import TokenizerContract
+from tokenizers_4m.quantizer import QuantizerOutput, VectorQuantizer
+
+
+@dataclass
+class AutoencoderOutput(ModelOutput):
+    """
+    loss: scalar float32, the weighted sum of the parts below.
+    losses: each part before weighting, scalars: `l1`, `mse`, `commitment`.
+    reconstruction: what the decoder makes of the quantized latents, normalised and shaped like what was encoded.
+    token_ids: `(batch, num_tokens)` int64.
+    """
+
+    loss: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    reconstruction: torch.FloatTensor | None = None
+    token_ids: torch.LongTensor | None = None
+
+
+class QuantizedAutoencoder(TokenizerContract):
+    """Mixed into the `PreTrainedModel`s that encode, quantize with a `VectorQuantizer`, and decode."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, VectorQuantizer):
+            init.normal_(module.codebooks)
+            init.zeros_(module.assigned)
+            init.zeros_(module.assigned_sum)
+            init.zeros_(module.steps)
+        elif isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.Linear)):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def _score(
+        self, reconstruction: torch.Tensor, original: torch.Tensor, quantized: QuantizerOutput
+    ) -> AutoencoderOutput:
+        """The output of `forward`: how far `reconstruction` is from `original`, in float32."""
+        difference = reconstruction.float() - original.float()
+        losses = {
+            "l1": difference.abs().mean(),
+            "mse": difference.square().mean(),
+            "commitment": quantized.commitment_loss,
+        }
+        loss = losses["l1"] + losses["mse"] + self.config.commitment_weight * losses["commitment"]
+        token_ids = quantized.token_ids.reshape(len(original), self.config.num_tokens)
+        return AutoencoderOutput(loss, losses, reconstruction, token_ids)
