@@ -5,6 +5,7 @@ begins, which is also where players start, so that sound, picture, subtitles and
 The readers go forwards only and hold a handful of decoded frames: an hour of film needs no more memory than a clip.
 """
 
+import gc
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -288,6 +289,15 @@ class AudioReader:
                 piece = np.nan_to_num(converted.to_ndarray().mean(axis=0, dtype=np.float32))
                 yield position, piece
                 position += len(piece)
+
+
+def free_decoders() -> None:
+    """Frees files that were decoded and closed; to be called before processes are forked.
+
+    PyAV's objects refer to each other in circles, so they wait for the garbage collector. If that runs in a forked
+    process, FFmpeg waits for decoder threads that exist only in the parent: the process hangs, or dies.
+    """
+    gc.collect()
 
 
 def stream_origin(container: av.container.InputContainer) -> float:

@@ -28,6 +28,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from dataset_scripts.media import free_decoders
 from dataset_scripts.video_clips import VideoClips, VideoClipsConfig
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
@@ -463,6 +464,7 @@ def write_shapes_world(
         return folder
     # Workers use NumPy and PyAV only, so that forking is safe; it saves them importing everything again.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    free_decoders()
     with multiprocessing.get_context(method).Pool(processes) as pool:
         for _ in progress(pool.imap_unordered(write, tasks, chunksize=4)):
             pass

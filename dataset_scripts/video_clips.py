@@ -35,6 +35,7 @@ from dataset_scripts.media import (
     MediaInfo,
     VideoReader,
     cut_windows,
+    free_decoders,
     probe,
     slice_midpoints,
 )
@@ -226,6 +227,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     def download_and_prepare(self, *args, **kwargs):
         """As in the base class; looks at the source folder first, because the cache depends on what it holds."""
         self.scan()
+        free_decoders()
         return super().download_and_prepare(*args, **kwargs)
 
     def _fingerprint(self, source: SourceFolder) -> str:
