@@ -107,7 +107,23 @@ def slice_midpoints(start: float, end: float, count: int) -> list[float]:
     return [start + (end - start) * (index + 0.5) / count for index in range(count)]
 
 
-class VideoReader:
+class _Reader:
+    """What readers have in common: an open file, closed at the end of a `with` block."""
+
+    container: av.container.InputContainer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.container.close()
+
+
+class VideoReader(_Reader):
     """The pictures of a file, asked for in the order of time.
 
     Attributes:
@@ -133,20 +149,8 @@ class VideoReader:
         self._pixel_ratio = float(self.stream.sample_aspect_ratio or 1)
         self._frames = self._decode()
         self._shown = self._next = None  # (time, frame): the frame being shown and the one after it
-        self._picture = (
-            None,
-            None,
-        )  # the last (time, picture) made, because slow videos show a frame many times
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self.container.close()
+        # The last (time, picture) made, because slow videos show a frame many times.
+        self._picture = (None, None)
 
     def frame_at(self, time: float) -> Image.Image:
         """The picture displayed at `time` seconds, which must not decrease from call to call.
@@ -187,7 +191,7 @@ class VideoReader:
             yield time, frame
 
 
-class AudioReader:
+class AudioReader(_Reader):
     """The first audio stream of a file as mono sound, asked for in the order of time; silence if there is none.
 
     Raises:
@@ -203,16 +207,6 @@ class AudioReader:
         self._pieces: list[tuple[int, np.ndarray]] = []  # (index of the first sample on the timeline, samples)
         self._source = self._decode() if self.stream else iter(())
         self._next = next(self._source, None)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self.container.close()
 
     def read(self, start: float, end: float, num_samples: int) -> tuple[np.ndarray, int]:
         """The sound of [start, end) seconds; `start` must not decrease from call to call.

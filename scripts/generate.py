@@ -15,18 +15,18 @@ import soundfile
 from arguments import parse_args
 from PIL import Image
 
-from dataset_scripts.media import AudioReader, MediaError, VideoReader, probe
+from dataset_scripts.media import AudioReader, MediaError, VideoReader, probe, slice_midpoints
 from modeling_nano4m import Nano4MPipeline
+from tokenizers_4m import TOKENIZERS
 
 KINDS = {".png": "image", ".jpg": "image", ".jpeg": "image", ".wav": "audio", ".flac": "audio", ".txt": "text"}
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
-MODALITIES = ("image", "audio", "text")
 
 
 @dataclass
 class GenerateArguments:
     model: str = field(metadata={"help": "pipeline folder, the MODEL of run_training.py"})
-    target: str = field(metadata={"choices": list(MODALITIES)})
+    target: str = field(metadata={"choices": list(TOKENIZERS)})
     output_dir: str = field(metadata={"help": "where the results go"})
     input: list[str] = field(default_factory=list, metadata={"help": "files to condition on"})
     input_dir: str | None = field(default=None, metadata={"help": "folder of files to condition on"})
@@ -108,7 +108,7 @@ def read_condition(path: Path, pipe: Nano4MPipeline, target: str) -> dict:
         given = {}
         if target != "image":
             with VideoReader(path, image.image_size) as reader:
-                times = [(i + 0.5) * seconds / image.num_frames for i in range(image.num_frames)]
+                times = slice_midpoints(0, seconds, image.num_frames)
                 given["image"] = [reader.frame_at(time) for time in times]
         if target != "audio" and info.has_audio:
             with AudioReader(path, audio.sampling_rate) as reader:
