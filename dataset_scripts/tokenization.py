@@ -20,6 +20,16 @@ CODE_VERSION = "1"
 TOKENS_FILE = "tokens.json"
 ROWS_PER_SHARD = 1000
 KEPT_COLUMNS = ["clip_id", "video", "start", "end"]
+MEDIA_COLUMNS = {"image": "frames", "audio": "audio", "text": "text"}
+
+
+def present_modalities(batch: dict) -> dict[str, np.ndarray]:
+    """Which rows have each modality, bool `(rows,)`: a clip may lack an audio track, or words."""
+    return {
+        "image": np.ones(len(batch["text"]), dtype=bool),
+        "audio": np.asarray(batch["audio_valid"]) > 0,
+        "text": np.array([bool(str(text).strip()) for text in batch["text"]]),
+    }
 
 
 class TokenizeClips:
@@ -30,14 +40,9 @@ class TokenizeClips:
 
     @torch.inference_mode()
     def __call__(self, batch: dict) -> dict[str, list[np.ndarray]]:
-        present = {
-            "image": np.ones(len(batch["text"]), dtype=bool),
-            "audio": np.asarray(batch["audio_valid"]) > 0,
-            "text": np.array([bool(str(text).strip()) for text in batch["text"]]),
-        }
-        columns = {"image": "frames", "audio": "audio", "text": "text"}
+        present = present_modalities(batch)
         return {
-            f"{name}_ids": self._encode(tokenizer, batch[columns[name]], present[name])
+            f"{name}_ids": self._encode(tokenizer, batch[MEDIA_COLUMNS[name]], present[name])
             for name, tokenizer in self.tokenizers.items()
         }
 
@@ -46,10 +51,7 @@ class TokenizeClips:
         rows = [np.zeros(0, dtype=np.int64)] * len(present)
         chosen = [item for item, there in zip(media, present, strict=True) if there]
         if chosen:
-            device = tokenizer.device
-            batch = tokenizer.preprocess(chosen)
-            token_ids = tokenizer.encode(batch.to(device) if isinstance(batch, torch.Tensor) else batch)
-            valid_mask = tokenizer.valid_mask(token_ids)
+            token_ids, valid_mask = tokenizer.encode_media(chosen)
             for row, ids, mask in zip(np.flatnonzero(present), token_ids.cpu(), valid_mask.cpu(), strict=True):
                 rows[row] = ids[mask].numpy()
         return rows
@@ -85,10 +87,11 @@ def tokenize_clips(
         if read_tokens_metadata(output_dir) == metadata:
             return DatasetDict.load_from_disk(output_dir)
     _check_clips_fit(clips, tokenizers)
+    made_by = [(name, described["fingerprint"]) for name, described in metadata["modalities"].items()]
     for tokenizer in tokenizers.values():
         tokenizer.eval()
     tokens = DatasetDict(
-        {split: _map_split(split, rows, tokenizers, batch_size, num_proc) for split, rows in clips.items()}
+        {split: _map_split(split, rows, tokenizers, made_by, batch_size, num_proc) for split, rows in clips.items()}
     )
     temporary = output_dir.with_name(output_dir.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -129,11 +132,12 @@ def check_tokenizers(described: dict, tokenizers: dict) -> None:
                 )
 
 
-def _map_split(split: str, rows: datasets.Dataset, tokenizers: dict, batch_size: int, num_proc: int | None):
+def _map_split(
+    split: str, rows: datasets.Dataset, tokenizers: dict, made_by: list, batch_size: int, num_proc: int | None
+) -> datasets.Dataset:
     rows = rows.with_format("numpy")
     num_shards = max(1, -(-len(rows) // ROWS_PER_SHARD))
-    identity = [rows._fingerprint, CODE_VERSION, num_shards, batch_size]
-    identity += [(name, tokenizer.fingerprint()) for name, tokenizer in tokenizers.items()]
+    identity = [rows._fingerprint, CODE_VERSION, num_shards, batch_size, *made_by]
     features = {name: rows.features[name] for name in KEPT_COLUMNS}
     features |= {f"{name}_ids": datasets.List(datasets.Value("int32")) for name in tokenizers}
     shards = []

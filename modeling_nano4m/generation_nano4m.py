@@ -88,7 +88,7 @@ class Nano4MGenerationMixin:
             asked = ~known[rows]
             if left_to_right:  # ask only for what this step will fix
                 asked &= asked.cumsum(1) <= budget[:, None]
-            (query,), asked_mask = _compact(asked, positions[rows])
+            (query,), asked_mask = compact(asked, positions[rows])
             logits = self._guided_logits(
                 {name: tensor[rows] for name, tensor in conditions.items()},
                 token_ids[rows],
@@ -139,10 +139,10 @@ class Nano4MGenerationMixin:
         batch_size: int | None,
     ) -> tuple[dict[str, torch.Tensor], torch.LongTensor, torch.BoolTensor]:
         """Lay the conditions side by side, and the target with what is known of it."""
-        sizes = {len(ids) for ids in inputs.values()}
-        if len(sizes) > 1:
-            raise ValueError(f"inputs have different batch sizes: { ({k: len(v) for k, v in inputs.items()}) }")
-        size = sizes.pop() if sizes else (batch_size or 1)
+        sizes = {name: len(ids) for name, ids in inputs.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"inputs have different batch sizes: {sizes}")
+        size = next(iter(sizes.values()), batch_size or 1)
         device = self.device
         num_tokens = self.config.num_tokens_of(target)
         token_ids = torch.zeros(size, num_tokens, dtype=torch.int64, device=device)
@@ -160,9 +160,7 @@ class Nano4MGenerationMixin:
             ids = ids.to(device)
             mask = valid_masks.get(name)
             mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(device)
-            if ids[mask].numel() and not 0 <= int(ids[mask].min()) <= int(ids[mask].max()) < self.config.vocab_size_of(
-                name
-            ):
+            if (((ids < 0) | (ids >= self.config.vocab_size_of(name))) & mask).any():
                 raise ValueError(f"inputs[{name!r}] has ids outside [0, {self.config.vocab_size_of(name)})")
             if name == target:
                 token_ids = torch.where(mask, ids, token_ids)
@@ -200,7 +198,7 @@ class Nano4MGenerationMixin:
         head = self.heads[self.config.modality_names[target_index]]
 
         def logits_given(valid_mask: torch.BoolTensor) -> torch.FloatTensor:
-            (ids, modality_ids, position_ids), mask = _compact(valid_mask, *joined.values())
+            (ids, modality_ids, position_ids), mask = compact(valid_mask, *joined.values())
             states, states_mask = self.encode(ids, modality_ids, position_ids, mask)
             hidden_states = self.decode(torch.full_like(query, target_index), query, states, states_mask, asked_mask)
             return head(hidden_states).float()
@@ -224,23 +222,28 @@ def _check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p
             raise ValueError(f"{name}={value} is out of range")
 
 
-def _compact(mask: torch.BoolTensor, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], torch.BoolTensor]:
+def compact(mask: torch.BoolTensor, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], torch.BoolTensor]:
     """Move what `mask` (batch, length) marks to the front, in order, and cut off what no sample needs."""
-    order = mask.long().argsort(dim=1, descending=True, stable=True)[
-        :, : int(mask.sum(1).max()) if mask.numel() else 0
-    ]
+    longest = int(mask.sum(1).max()) if mask.numel() else 0
+    order = mask.long().argsort(dim=1, descending=True, stable=True)[:, :longest]
     return [tensor.gather(1, order) for tensor in tensors], mask.gather(1, order)
+
+
+def expand_seed(seed: int | list[int] | None, size: int) -> list[int]:
+    """One seed per sample; ValueError if a list has another length. None draws the first one afresh."""
+    if seed is None:
+        seed = int(torch.randint(2**31, ()))
+    seeds = [seed + i for i in range(size)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != size:
+        raise ValueError(f"seed: {len(seeds)} seeds for {size} samples")
+    return seeds
 
 
 def _random_numbers(
     seed: int | list[int] | None, size: int, num_steps: int, num_tokens: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Uniform numbers: order `(batch, tokens)`, noise and sampling `(batch, steps, tokens)` each."""
-    if seed is None:
-        seed = int(torch.randint(2**31, ()))
-    seeds = [seed + i for i in range(size)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != size:
-        raise ValueError(f"seed: {len(seeds)} seeds for {size} samples")
+    seeds = expand_seed(seed, size)
     # On the CPU whatever the device, so that a seed means the same everywhere.
     draws = torch.stack(
         [torch.rand(1 + 2 * num_steps, num_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds]

@@ -10,6 +10,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from tqdm.auto import tqdm
 
+from modeling_nano4m.generation_nano4m import expand_seed
 from modeling_nano4m.modeling_nano4m import Nano4MModel
 from modeling_nano4m.scheduling_unmasking import UnmaskingScheduler
 from tokenizers_4m import AudioTokenizer, ImageTokenizer, TextTokenizer
@@ -119,9 +120,7 @@ class Nano4MPipeline(DiffusionPipeline):
         if len(set(sizes.values())) > 1:
             raise ValueError(f"conditions differ in number of samples: {sizes}")
         total = next(iter(sizes.values()), num_samples)
-        if seed is None:
-            seed = int(torch.randint(2**31, ()))
-        seeds = [seed + i for i in range(total)] if isinstance(seed, int) else list(seed)
+        seeds = expand_seed(seed, total)
 
         generated, decoded = [], []
         for start in tqdm(range(0, total, batch_size), desc=f"generate {target}", disable=total <= batch_size):
@@ -149,10 +148,7 @@ class Nano4MPipeline(DiffusionPipeline):
         """The first three arguments of `Nano4MModel.generate`: ids, target, and which ids are real."""
         inputs, valid_masks = {}, {}
         for name, media in given.items():
-            tokenizer = self.tokenizers[name]
-            batch = tokenizer.preprocess(media)
-            inputs[name] = tokenizer.encode(batch.to(self.device) if isinstance(batch, torch.Tensor) else batch)
-            valid_masks[name] = tokenizer.valid_mask(inputs[name])
+            inputs[name], valid_masks[name] = self.tokenizers[name].encode_media(media)
             if name == target:
                 raise ValueError(f"{name} is both condition and target")
         return inputs, target, valid_masks

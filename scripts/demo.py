@@ -18,7 +18,6 @@ import tokenize_dataset
 import torch
 import train_tokenizer
 from arguments import parse_args
-from datasets import load_from_disk
 from report import write_report
 from scoring import score_directions, usable
 
@@ -28,6 +27,7 @@ from modeling_nano4m import Nano4MPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
+SAMPLING = {"top_p": 0.9}
 # What --fast makes smaller: enough to see every stage work, not enough to learn much.
 FAST = {
     "data": ["--num_train", "200", "--num_validation", "24"],
@@ -72,43 +72,24 @@ def main(argv: list[str] | None = None) -> None:
         stage(out / "tokenizers" / modality, [words, Path(words[0]).read_text(), data], train_tokenizer.main, words)
 
     title("3/6 tokens")
-    words = [
-        "--dataset",
-        str(out / "data"),
-        "--tokenizers",
-        str(out / "tokenizers"),
-        "--output_dir",
-        str(out / "tokens"),
-    ]
-    tokens = tokenize_dataset.main(words)
+    tokenizers = ["--tokenizers", str(out / "tokenizers")]
+    tokens = tokenize_dataset.main(["--dataset", str(out / "data"), *tokenizers, "--output_dir", str(out / "tokens")])
 
     title("4/6 nano4M")
     words = [str(CONFIGS / "nano4m" / f"{recipe}.yaml"), "--dataset", str(out / "tokens")]
-    words += [
-        "--tokenizers",
-        str(out / "tokenizers"),
-        "--output_dir",
-        str(out / "model"),
-        *extra["model"],
-        *precision(),
-    ]
+    words += [*tokenizers, "--output_dir", str(out / "model"), *extra["model"], *precision()]
     identity = [words, Path(words[0]).read_text(), {split: rows._fingerprint for split, rows in tokens.items()}]
     stage(out / "model", identity, run_training.main, words)
 
     title("5/6 scores on clips not trained on")
     pipe = Nano4MPipeline.from_pretrained(out / "model")
-    clips = load_from_disk(out / "data")
     split = "validation" if "validation" in clips else "train"
     held_out = usable(clips[split])
     held_out = held_out.select(range(min(len(held_out), 200)))
     truths = [attributes_from_name(name) for name in held_out["video"]] if own_world else None
-    scores, generated = score_directions(pipe, held_out, judge if own_world else None, truths, **sampling())
+    scores, generated = score_directions(pipe, held_out, judge if own_world else None, truths, **SAMPLING)
     minutes = (time.perf_counter() - started) / 60
-    summary = {
-        "split": "validation" if "validation" in clips else "train",
-        "clips": len(held_out),
-        "directions": scores,
-    }
+    summary = {"split": split, "clips": len(held_out), "directions": scores}
     (out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print_scores(scores)
 
@@ -141,16 +122,12 @@ def precision() -> list[str]:
     return ["--use_cpu", "true", "--bf16", "true"] if torch.cpu._is_avx512_bf16_supported() else []
 
 
-def sampling() -> dict:
-    return {"num_inference_steps": None, "top_p": 0.9, "temperature": 1.0}
-
-
 def title(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
 def print_scores(scores: dict) -> None:
-    columns = [key for key in next(iter(scores.values()))]
+    columns = list(next(iter(scores.values())))
     print(" " * 16 + "".join(f"{column:>20}" for column in columns))
     for name, row in scores.items():
         print(f"{name:16}" + "".join(f"{row[column]:20.3f}" for column in columns))

@@ -15,7 +15,7 @@ import torch
 from generate import filmstrip
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from PIL import Image
-from scoring import COLUMNS, DIRECTIONS, MODALITIES, media_of
+from scoring import DIRECTIONS, MODALITIES, media_of
 
 from tokenizers_4m.quantizer import codebook_usage
 
@@ -43,10 +43,9 @@ def write_report(out: Path, pipe, clips, generated: dict, summary: dict, minutes
     reconstructions = {}
     for name, tokenizer in pipe.tokenizers.items():
         with torch.inference_mode():
-            token_ids = tokenizer.encode(tokenizer.preprocess(media[name]))
-            decoded = tokenizer.postprocess(tokenizer.decode(token_ids))
-            everything = tokenizer.encode(tokenizer.preprocess(media_of(clips, name)))
-        usage = codebook_usage(everything[tokenizer.valid_mask(everything)], tokenizer.config.vocab_size)
+            token_ids, valid_mask = tokenizer.encode_media(media_of(clips, name))
+            decoded = tokenizer.postprocess(tokenizer.decode(token_ids[: len(few)]))
+        usage = codebook_usage(token_ids[valid_mask], tokenizer.config.vocab_size)
         reconstructions[name] = {
             "usage": {**usage, "vocab_size": tokenizer.config.vocab_size, "num_tokens": tokenizer.config.num_tokens},
             "pairs": [(show[name](a), show[name](b)) for a, b in zip(media[name], decoded, strict=True)],
@@ -75,7 +74,6 @@ def write_report(out: Path, pipe, clips, generated: dict, summary: dict, minutes
         grids=grids,
         summary=summary,
         minutes=minutes,
-        columns=list(COLUMNS),
     )
     path = out / "report.html"
     path.write_text(page, encoding="utf-8")

@@ -13,23 +13,24 @@ import time
 import numpy as np
 import torch
 
+from dataset_scripts.tokenization import MEDIA_COLUMNS, present_modalities
 from modeling_nano4m import Nano4MPipeline
+from tokenizers_4m import TOKENIZERS
 from trainers.metrics import AttributeAccuracy
 
-MODALITIES = ("image", "audio", "text")
+MODALITIES = tuple(TOKENIZERS)
 DIRECTIONS = [(source, target) for source in MODALITIES for target in MODALITIES if source != target]
-COLUMNS = {"image": "frames", "audio": "audio", "text": "text"}
 
 
 def media_of(rows, modality: str) -> list:
     """The true media of some rows of clips, as the pipeline takes and returns them."""
-    return list(rows.with_format("numpy" if modality == "audio" else None)[COLUMNS[modality]])
+    return list(rows.with_format("numpy" if modality == "audio" else None)[MEDIA_COLUMNS[modality]])
 
 
 def usable(rows):
     """Rows that have all three modalities."""
-    texts, valid = rows["text"], rows["audio_valid"]
-    return rows.select([i for i in range(len(rows)) if texts[i].strip() and valid[i] > 0])
+    present = present_modalities({"text": rows["text"], "audio_valid": rows["audio_valid"]})
+    return rows.select(np.flatnonzero(np.all(list(present.values()), axis=0)))
 
 
 def score_directions(pipe: Nano4MPipeline, rows, judge=None, truths=None, **sampling) -> tuple[dict, dict]:
@@ -45,6 +46,12 @@ def score_directions(pipe: Nano4MPipeline, rows, judge=None, truths=None, **samp
         scores by direction ("image_to_audio"), and the generated media by direction.
     """
     media = {name: media_of(rows, name) for name in MODALITIES}
+    encoded = {name: encoded_clips(pipe, name, media[name]) for name in MODALITIES}
+    if judge is not None:
+        values = [len(set(truth[attribute] for truth in truths)) for attribute in truths[0]]
+        chance = float(np.mean([1 / number for number in values]))
+        rate = int(rows[0]["sampling_rate"])
+        real = {name: judged(judge, name, media[name], truths, rate) for name in MODALITIES}
     shift = np.roll(np.arange(len(rows)), max(1, len(rows) // 3))
     scores, generated = {}, {}
     for source, target in DIRECTIONS:
@@ -53,15 +60,14 @@ def score_directions(pipe: Nano4MPipeline, rows, judge=None, truths=None, **samp
         output = pipe(**{source: media[source]}, target=target, seed=0, **sampling)
         seconds = (time.perf_counter() - started) / len(rows)
         generated[name] = output[f"{target}s"]
-        scores[name] = {"seconds_per_sample": round(seconds, 4), **nats(pipe, media, source, target, shift)}
+        scores[name] = {"seconds_per_sample": round(seconds, 4), **nats(pipe, encoded, source, target, shift)}
         if judge is not None:
             shuffled = pipe(**{source: [media[source][i] for i in shift]}, target=target, seed=0, **sampling)
-            values = [len(set(truth[attribute] for truth in truths)) for attribute in truths[0]]
             scores[name] |= {
                 "accuracy": judged(judge, target, generated[name], truths, output.sampling_rate),
                 "shuffled": judged(judge, target, shuffled[f"{target}s"], truths, output.sampling_rate),
-                "chance": float(np.mean([1 / number for number in values])),
-                "judge_on_real": judged(judge, target, media[target], truths, int(rows[0]["sampling_rate"])),
+                "chance": chance,
+                "judge_on_real": real[target],
             }
     return scores, generated
 
@@ -79,21 +85,20 @@ def judged(judge, modality: str, media: list, truths: list[dict], sampling_rate:
 
 
 @torch.inference_mode()
-def nats(
-    pipe: Nano4MPipeline, media: dict[str, list], source: str, target: str, shift: np.ndarray
-) -> dict[str, float]:
+def encoded_clips(pipe: Nano4MPipeline, modality: str, media: list) -> dict[str, torch.Tensor]:
+    """The true tokens of one modality as the model's `forward` takes them, `(clips, num_tokens)` each."""
+    token_ids, valid_mask = pipe.tokenizers[modality].encode_media(media)
+    return {
+        "ids": token_ids,
+        "modality_ids": torch.full_like(token_ids, pipe.model.config.modality_id(modality)),
+        "position_ids": torch.arange(token_ids.shape[1]).expand(len(token_ids), -1),
+        "valid_mask": valid_mask,
+    }
+
+
+@torch.inference_mode()
+def nats(pipe: Nano4MPipeline, encoded: dict, source: str, target: str, shift: np.ndarray) -> dict[str, float]:
     """Mean negative log-likelihood of the true target tokens, nats per token, all asked for at once."""
-    encoded = {}
-    for name in (source, target):
-        tokenizer = pipe.tokenizers[name]
-        token_ids = tokenizer.encode(tokenizer.preprocess(media[name]))
-        index = pipe.model.config.modality_id(name)
-        encoded[name] = {
-            "ids": token_ids,
-            "modality_ids": torch.full_like(token_ids, index),
-            "position_ids": torch.arange(token_ids.shape[1]).expand(len(token_ids), -1),
-            "valid_mask": tokenizer.valid_mask(token_ids),
-        }
     targets = {f"target_{key}": value for key, value in encoded[target].items()}
     result = {}
     for label, order in (("nats", np.arange(len(shift))), ("nats_shuffled", shift)):

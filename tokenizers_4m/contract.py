@@ -64,6 +64,12 @@ class TokenizerContract:
         """True where an id is real, False where it is padding; same shape as `token_ids`."""
         return torch.ones_like(token_ids, dtype=torch.bool)
 
+    def encode_media(self, media: list) -> tuple[torch.LongTensor, torch.BoolTensor]:
+        """Preprocess and encode a list of media; returns ids and their `valid_mask`, `(batch, num_tokens)` each."""
+        batch = self.preprocess(media)
+        token_ids = self.encode(batch.to(self.device) if isinstance(batch, torch.Tensor) else batch)
+        return token_ids, self.valid_mask(token_ids)
+
     def check_token_ids(self, token_ids: torch.LongTensor) -> None:
         """Raise ValueError unless `token_ids` is `(batch, num_tokens)` with every id in the vocabulary."""
         if token_ids.ndim != 2 or token_ids.shape[1] != self.config.num_tokens:

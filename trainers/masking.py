@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from modeling_nano4m.generation_nano4m import compact
+
 
 @dataclass
 class MaskingCollator:
@@ -148,12 +150,13 @@ class MaskingCollator:
 
     def _side(self, side: str, chosen: torch.BoolTensor, token_ids: torch.LongTensor) -> dict[str, torch.Tensor]:
         """The chosen tokens of each sample side by side, cut to the longest sample."""
-        order = chosen.long().argsort(dim=1, descending=True, stable=True)[:, : int(chosen.sum(1).max())]
-        mask = chosen.gather(1, order)
+        (ids, modality_ids, position_ids), mask = compact(
+            chosen, token_ids, self.modality_ids.expand_as(token_ids), self.position_ids.expand_as(token_ids)
+        )
         return {
-            f"{side}_ids": token_ids.gather(1, order) * mask,
-            f"{side}_modality_ids": self.modality_ids[order],
-            f"{side}_position_ids": self.position_ids[order],
+            f"{side}_ids": ids * mask,
+            f"{side}_modality_ids": modality_ids,
+            f"{side}_position_ids": position_ids,
             f"{side}_valid_mask": mask,
         }
 
