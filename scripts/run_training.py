@@ -4,16 +4,14 @@ run_training.py configs/nano4m/NAME.yaml --dataset TOKENS --tokenizers TOKENIZER
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from arguments import fields_of, parse_args
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from dataset_scripts.tokenization import check_tokenizers, load_tokens
 from modeling_nano4m import Nano4MConfig, Nano4MModel, Nano4MPipeline, UnmaskingScheduler
 from tokenizers_4m import load_tokenizers
-from trainers import MaskingCollator, Nano4MTrainer
+from trainers import MaskingCollator, Nano4MTrainer, fit
 
 
 @dataclass
@@ -44,29 +42,15 @@ def main(argv: list[str] | None = None) -> None:
     model = Nano4MModel(config)
     print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
 
-    output_dir = Path(training.output_dir)
-    training.output_dir = str(output_dir / "training")
-    training.remove_unused_columns = False
-    validation = tokens.get("validation")
-    trainer = Nano4MTrainer(
-        model=model,
-        args=training,
-        train_dataset=tokens["train"],
-        eval_dataset=validation,
-        data_collator=MaskingCollator(config.modalities, **vars(masking), seed=training.seed),
-    )
-    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
-    if validation is not None and len(validation):
-        trainer.evaluate()
-    trainer.save_state()
+    collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
+    fit(Nano4MTrainer, model, training, tokens, collator)
     pipeline = Nano4MPipeline(
         model=model.eval(),
         scheduler=UnmaskingScheduler(args.schedule, args.order),
         **{f"{name}_tokenizer": tokenizer for name, tokenizer in tokenizers.items()},
     )
-    pipeline.save_pretrained(output_dir)
-    print(f"{output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
+    pipeline.save_pretrained(training.output_dir)
+    print(f"{training.output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
 
 
 def modalities_of(described: dict) -> dict:

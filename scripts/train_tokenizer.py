@@ -5,15 +5,14 @@ train_tokenizer.py configs/tokenizers/NAME.yaml --dataset OUT --output_dir TOKEN
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from arguments import field_value, fields_of, parse_args
 from datasets import DatasetDict, load_from_disk
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
+from dataset_scripts.tokenization import MEDIA_COLUMNS
 from tokenizers_4m import TOKENIZERS
-from trainers import ClipCollator, TokenizerTrainer
+from trainers import ClipCollator, TokenizerTrainer, fit
 
 # Taken from the clips, so that tokenizer and data cannot disagree.
 FROM_DATA = ("image_size", "num_frames", "sampling_rate", "clip_seconds", "log_mel_mean", "log_mel_std")
@@ -55,7 +54,7 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
     names = [name for name in FROM_DATA if name in sizes and name in config_class.__annotations__]
     config = config_class(**vars(config_fields), **{name: sizes[name] for name in names})
     tokenizer = TOKENIZERS[args.modality](config)
-    column = ClipCollator.COLUMNS[args.modality]
+    column = MEDIA_COLUMNS[args.modality]
     if args.modality == "audio":
         clips = clips.filter(lambda valid: valid > 0, input_columns="audio_valid", desc="clips with sound")
         if not len(clips["train"]):
@@ -65,23 +64,7 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
         some = clips["train"].shuffle(seed=training.seed).select(range(min(256, len(clips["train"]))))
         tokenizer.fit_normalisation(tokenizer.preprocess(list(some[column])))
 
-    output_dir = training.output_dir
-    training.output_dir = str(Path(output_dir) / "training")
-    training.remove_unused_columns = False
-    validation = clips.get("validation")
-    trainer = TokenizerTrainer(
-        model=tokenizer,
-        args=training,
-        train_dataset=clips["train"],
-        eval_dataset=validation,
-        data_collator=ClipCollator(tokenizer),
-    )
-    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
-    if validation is not None and len(validation):
-        trainer.evaluate()
-    trainer.save_state()
-    training.output_dir = output_dir
+    fit(TokenizerTrainer, tokenizer, training, clips, ClipCollator(tokenizer))
     return tokenizer.eval()
 
 

@@ -1,13 +1,18 @@
 """Trainers that log every part of the loss: per modality for nano4M, per term for tokenizers."""
 
+import copy
+import dataclasses
 from collections import defaultdict
+from pathlib import Path
 
 import torch
+from datasets import DatasetDict
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
+from dataset_scripts.tokenization import MEDIA_COLUMNS
 from tokenizers_4m.quantizer import codebook_usage
-from trainers.masking import MaskingCollator
 
 
 class PartLossTrainer(Trainer):
@@ -62,15 +67,11 @@ class Nano4MTrainer(PartLossTrainer):
     """Trains nano4M with a `MaskingCollator`; evaluation draws the same masks every time."""
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        self.data_collator, collator = self._fresh_collator(), self.data_collator
+        self.data_collator, collator = dataclasses.replace(self.data_collator, seed=0), self.data_collator
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = collator
-
-    def _fresh_collator(self) -> MaskingCollator:
-        fields = {name: getattr(self.data_collator, name) for name in MaskingCollator.__dataclass_fields__}
-        return MaskingCollator(**{**fields, "seed": 0})
 
 
 class TokenizerTrainer(PartLossTrainer):
@@ -91,14 +92,36 @@ class TokenizerTrainer(PartLossTrainer):
         super().log(logs, start_time)
 
 
+def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: DatasetDict, data_collator) -> None:
+    """Train `model` on `data["train"]`, evaluate it on `data["validation"]` if there are rows, save the loss curves.
+
+    Checkpoints and state go to `output_dir/training`, so that `output_dir` itself is free for the finished model;
+    an interrupted training goes on from its last checkpoint there.
+    """
+    training = copy.copy(training)
+    training.output_dir = str(Path(training.output_dir) / "training")
+    training.remove_unused_columns = False  # the collators turn columns into what the model takes
+    validation = data.get("validation")
+    trainer = trainer_class(
+        model=model,
+        args=training,
+        train_dataset=data["train"],
+        eval_dataset=validation,
+        data_collator=data_collator,
+    )
+    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    if validation is not None and len(validation):
+        trainer.evaluate()
+    trainer.save_state()
+
+
 class ClipCollator:
     """Turns rows of clips, in numpy format, into the batch that a tokenizer's `forward` takes."""
-
-    COLUMNS = {"image": "frames", "audio": "audio"}
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        column = self.COLUMNS[self.tokenizer.modality]
+        column = MEDIA_COLUMNS[self.tokenizer.modality]
         return {self.tokenizer.main_input_name: self.tokenizer.preprocess([row[column] for row in rows])}
