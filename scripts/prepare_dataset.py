@@ -6,9 +6,9 @@ prepare_dataset.py --builder video_clips --data_dir VIDEOS --output_dir OUT
 from dataclasses import dataclass, field, fields
 
 from arguments import parse_args
-from dataset_scripts.prepare import prepare_clips
 
 from dataset_scripts import ShapesWorld, ShapesWorldConfig, VideoClips, VideoClipsConfig
+from dataset_scripts.prepare import prepare_clips
 
 BUILDERS = {"video_clips": (VideoClips, VideoClipsConfig), "shapes_world": (ShapesWorld, ShapesWorldConfig)}
 
