@@ -256,6 +256,25 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         )
         self.post_init()
 
+    @torch.no_grad()
+    def start_from_token_vectors(self, modality: str, vectors: torch.FloatTensor) -> None:
+        """Before training, make tokens with like vectors alike, in the embeddings and in the head of a modality.
+
+        Codes of a vector-quantizer are many and many of them nearly the same; a model that starts from random
+        embeddings has to find that out one by one.
+
+        Args:
+            modality: its name.
+            vectors: `(vocab_size, dim)`, such as a tokenizer's `token_vectors()`; projected at random to the width
+                and scale of the model's own initial weights.
+        """
+        start = int(self.embeddings.token_offsets[self.config.modality_id(modality)])
+        vectors = ((vectors - vectors.mean(0)) / vectors.std()).to(self.device)
+        embeddings = self.embeddings.tokens.weight[start : start + self.config.vocab_size_of(modality)]
+        for weight in (embeddings, self.heads[modality].weight):
+            projection = torch.randn(vectors.shape[1], weight.shape[1], device=self.device) / vectors.shape[1] ** 0.5
+            weight.mul_(0.3).add_(self.config.initializer_range * (vectors @ projection))
+
     def forward(
         self,
         input_ids: torch.LongTensor,

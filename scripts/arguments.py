@@ -75,9 +75,11 @@ def fields_of(cls: type, without: tuple[str, ...] = ()) -> type:
 
 
 def _simple(hint):
-    """The member of a union that a command line can spell: `list[int] | tuple[int, ...]` is `list[int]`."""
+    """What a command line can spell: of `list[int] | tuple[int, ...]` it is `list[int]`, of a dictionary JSON."""
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
         return hint
     members = [member for member in typing.get_args(hint) if member is not type(None)]
+    if any(typing.get_origin(member) is dict for member in members):
+        return json.loads
     best = float if float in members else next((m for m in members if typing.get_origin(m) is list), members[0])
     return best if type(None) not in typing.get_args(hint) else best | None

@@ -6,18 +6,20 @@ run_training.py configs/nano4m/NAME.yaml --dataset TOKENS --tokenizers TOKENIZER
 from dataclasses import dataclass, field
 
 from arguments import fields_of, parse_args
-from transformers import TrainingArguments, set_seed
+from huggingface_hub.errors import StrictDataclassError
+from transformers import set_seed
 
 from dataset_scripts.tokenization import check_tokenizers, load_tokens
 from modeling_nano4m import Nano4MConfig, Nano4MModel, Nano4MPipeline, UnmaskingScheduler
 from tokenizers_4m import load_tokenizers
-from trainers import MaskingCollator, Nano4MTrainer, fit
+from trainers import MaskingCollator, Nano4MTrainer, Nano4MTrainingArguments, fit
 
 
 @dataclass
 class ModelArguments:
     dataset: str = field(metadata={"help": "token ids, the TOKENS of tokenize_dataset.py"})
     tokenizers: str = field(metadata={"help": "folder of the tokenizers that made them"})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2, ..."})
     schedule: str = field(default="cosine", metadata={"help": "of unmasking, saved with the pipeline"})
     order: str = field(default="random", metadata={"help": "of unmasking: random or confidence"})
 
@@ -26,8 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     args, config_fields, masking, training = parse_args(
         ModelArguments,
         fields_of(Nano4MConfig, without=("modalities",)),
-        fields_of(MaskingCollator, without=("modalities", "seed", "target_weights")),
-        TrainingArguments,
+        fields_of(MaskingCollator, without=("modalities", "seed")),
+        Nano4MTrainingArguments,
         description=__doc__,
         argv=argv,
     )
@@ -35,14 +37,18 @@ def main(argv: list[str] | None = None) -> None:
         tokens, described = load_tokens(args.dataset)
         tokenizers = load_tokenizers(args.tokenizers)
         check_tokenizers(described, tokenizers)
-    except (ValueError, FileNotFoundError) as error:
+        config = Nano4MConfig(modalities=modalities_of(described), **vars(config_fields))
+        config._attn_implementation = args.attn_implementation
+        collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
+    except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
     set_seed(training.seed)
-    config = Nano4MConfig(modalities=modalities_of(described), **vars(config_fields))
     model = Nano4MModel(config)
+    for name, tokenizer in tokenizers.items():
+        if (vectors := tokenizer.token_vectors()) is not None:
+            model.start_from_token_vectors(name, vectors)
     print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
 
-    collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
     fit(Nano4MTrainer, model, training, tokens, collator)
     pipeline = Nano4MPipeline(
         model=model.eval(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from arguments import field_value, fields_of, parse_args
 from datasets import DatasetDict, load_from_disk
+from huggingface_hub.errors import StrictDataclassError
 from transformers import TrainingArguments, set_seed
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
@@ -39,12 +40,16 @@ def main(argv: list[str] | None = None):
         description=__doc__,
         argv=argv,
     )
-    clips = load_from_disk(args.dataset)
-    set_seed(training.seed)
-    if args.modality == "text":
-        tokenizer = TOKENIZERS["text"].train_from_iterator(clips["train"]["text"], config_class(**vars(config_fields)))
-    else:
-        tokenizer = train_with_gradients(args, config_class, config_fields, training, clips)
+    try:
+        clips = load_from_disk(args.dataset)
+        set_seed(training.seed)
+        if args.modality == "text":
+            config = config_class(**vars(config_fields))
+            tokenizer = TOKENIZERS["text"].train_from_iterator(clips["train"]["text"], config)
+        else:
+            tokenizer = train_with_gradients(args, config_class, config_fields, training, clips)
+    except (ValueError, FileNotFoundError, StrictDataclassError) as error:
+        raise SystemExit(f"error: {error}") from error
     tokenizer.save_pretrained(training.output_dir)
     print(f"{training.output_dir}: {tokenizer.config.num_tokens} ids of {tokenizer.config.vocab_size} per clip")
 
@@ -58,7 +63,7 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
     if args.modality == "audio":
         clips = clips.filter(lambda valid: valid > 0, input_columns="audio_valid", desc="clips with sound")
         if not len(clips["train"]):
-            raise SystemExit(f"error: {args.dataset}: no clip has sound, an audio tokenizer cannot be trained")
+            raise ValueError(f"{args.dataset}: no clip has sound, an audio tokenizer cannot be trained")
     clips = clips.with_format("numpy", columns=[column])
     if args.modality == "audio":
         some = clips["train"].shuffle(seed=training.seed).select(range(min(256, len(clips["train"]))))

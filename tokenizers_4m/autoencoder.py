@@ -1,4 +1,9 @@
-"""What the tokenizers that are vector-quantized autoencoders share: their output, losses and initial weights."""
+"""What the tokenizers that are vector-quantized autoencoders share: their output, losses and initial weights.
+
+Every residual block starts as the identity (Zhang et al. 2019, arXiv:1901.09321), and unlike in VQGAN neither half
+normalises its output: a linear path leads from input to reconstruction. Training starts from what a linear
+autoencoder can do, which saves most of its steps.
+"""
 
 from dataclasses import dataclass
 
@@ -36,13 +41,20 @@ class QuantizedAutoencoder(TokenizerContract):
             init.zeros_(module.assigned)
             init.zeros_(module.assigned_sum)
             init.zeros_(module.steps)
-        elif isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.Linear)):
+        elif getattr(module, "starts_at_zero", False):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             init.kaiming_uniform_(module.weight, a=5**0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    def token_vectors(self) -> torch.FloatTensor:
+        """The codes, `(vocab_size, num_quantizers * code_dim)`: an id means one code in each codebook."""
+        return self.quantizer.codebooks.transpose(0, 1).flatten(1)
 
     def _score(
         self, reconstruction: torch.Tensor, original: torch.Tensor, quantized: QuantizerOutput

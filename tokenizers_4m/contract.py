@@ -64,6 +64,10 @@ class TokenizerContract:
         """True where an id is real, False where it is padding; same shape as `token_ids`."""
         return torch.ones_like(token_ids, dtype=torch.bool)
 
+    def token_vectors(self) -> torch.FloatTensor | None:
+        """Vectors `(vocab_size, dim)` that lie close for ids of like meaning; None if the tokenizer has none."""
+        return None
+
     def encode_media(self, media: list) -> tuple[torch.LongTensor, torch.BoolTensor]:
         """Preprocess and encode a list of media; returns ids and their `valid_mask`, `(batch, num_tokens)` each."""
         batch = self.preprocess(media)

@@ -1,6 +1,15 @@
 """Training: the masking collator and the Trainer subclasses."""
 
 from trainers.masking import MaskingCollator
-from trainers.trainer import ClipCollator, Nano4MTrainer, TokenizerTrainer, fit
+from trainers.optimizer import MuonWithAdamW
+from trainers.trainer import ClipCollator, Nano4MTrainer, Nano4MTrainingArguments, TokenizerTrainer, fit
 
-__all__ = ["ClipCollator", "MaskingCollator", "Nano4MTrainer", "TokenizerTrainer", "fit"]
+__all__ = [
+    "ClipCollator",
+    "MaskingCollator",
+    "MuonWithAdamW",
+    "Nano4MTrainer",
+    "Nano4MTrainingArguments",
+    "TokenizerTrainer",
+    "fit",
+]

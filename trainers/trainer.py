@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
 from tokenizers_4m.quantizer import codebook_usage
+from trainers.optimizer import MuonWithAdamW
 
 
 class PartLossTrainer(Trainer):
@@ -63,8 +65,35 @@ class PartLossTrainer(Trainer):
         return parts
 
 
+@dataclass
+class Nano4MTrainingArguments(TrainingArguments):
+    """`TrainingArguments` and which optimizer turns the matrices of the layers.
+
+    Args:
+        muon_learning_rate: of Muon for the matrices, beside AdamW for all else (see `trainers.optimizer`); AdamW (or
+            what `optim` names) for everything if None.
+    """
+
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "of Muon for the layers' matrices; no Muon if not given"}
+    )
+
+
 class Nano4MTrainer(PartLossTrainer):
     """Trains nano4M with a `MaskingCollator`; evaluation draws the same masks every time."""
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        rate = getattr(self.args, "muon_learning_rate", None)
+        if self.optimizer is None and rate is not None:
+            self.optimizer = MuonWithAdamW(
+                self.model if model is None else model,
+                rate,
+                self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                weight_decay=self.args.weight_decay,
+            )
+        return super().create_optimizer(model)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         self.data_collator, collator = dataclasses.replace(self.data_collator, seed=0), self.data_collator

@@ -33,6 +33,7 @@ class ResidualBlock(nn.Module):
             nn.SiLU(),
             nn.Conv1d(channels, channels, 1),
         )
+        self.layers[-1].starts_at_zero = True
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states + self.layers(hidden_states)
@@ -59,7 +60,7 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
         for _ in range(halvings):
             encoder += [nn.Conv1d(channels, channels, 4, stride=2, padding=1), *residual_blocks()]
             decoder += [nn.ConvTranspose1d(channels, channels, 4, stride=2, padding=1), *residual_blocks()]
-        self.encoder = nn.Sequential(*encoder, nn.GroupNorm(8, channels))
+        self.encoder = nn.Sequential(*encoder)
         self.quantizer = VectorQuantizer(
             channels,
             config.codebook_size,
@@ -67,7 +68,7 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
             num_quantizers=config.num_quantizers,
             warmup_steps=config.quantizer_warmup_steps,
         )
-        self.decoder = nn.Sequential(*decoder, nn.SiLU(), nn.Conv1d(channels, config.num_mels, 3, padding=1))
+        self.decoder = nn.Sequential(*decoder, nn.Conv1d(channels, config.num_mels, 3, padding=1))
         self.post_init()
 
     def forward(self, waveform: torch.FloatTensor) -> AutoencoderOutput:
@@ -123,7 +124,8 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
     def vocode(self, log_mel: torch.FloatTensor) -> torch.FloatTensor:
         """Waveform `(batch, num_samples)` with the given normalised log-mel spectrogram, by Griffin-Lim."""
         mel = (log_mel.float() * self.config.log_mel_std + self.config.log_mel_mean).exp()
-        magnitude = self._transform("inverse_mel", mel.device)(mel)
+        # The spectrum of least norm with these mel bands, which `InverseMelScale` would solve for anew every time.
+        magnitude = (self._transform("inverse_mel", mel.device) @ mel).relu()
         # Griffin-Lim with centred windows returns hop * (frames - 1) samples: give it one frame more.
         magnitude = nn.functional.pad(magnitude, (0, 1), mode="replicate")
         waveform = self._transform("griffin_lim", mel.device)(magnitude)
@@ -175,7 +177,7 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
         waveform = waveform[: self.config.num_samples]
         return nn.functional.pad(waveform, (0, self.config.num_samples - len(waveform)))
 
-    def _transform(self, name: str, device: torch.device) -> nn.Module:
+    def _transform(self, name: str, device: torch.device) -> nn.Module | torch.Tensor:
         # The transforms hold windows and filter banks but nothing learned: they are made on first use and kept
         # outside of the module tree, so that they are neither saved, cast to half precision nor hashed.
         transforms = self.__dict__.setdefault("_transforms", {})
@@ -186,9 +188,7 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
             if name == "mel":
                 transform = torchaudio.transforms.MelSpectrogram(**stft, **mel, norm="slaney", mel_scale="htk")
             elif name == "inverse_mel":
-                transform = torchaudio.transforms.InverseMelScale(
-                    config.fft_size // 2 + 1, **mel, norm="slaney", mel_scale="htk", driver="gelsd"
-                )
+                transform = torch.linalg.pinv(self._transform("mel", device).mel_scale.fb.t())
             else:
                 transform = torchaudio.transforms.GriffinLim(
                     **stft, n_iter=config.griffin_lim_iterations, rand_init=False

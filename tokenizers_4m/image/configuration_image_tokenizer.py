@@ -16,10 +16,10 @@ class ImageTokenizerConfig(TokenizerConfig4M):
             the first convolution. 1 is VQGAN; more saves the costly convolutions at full resolution.
         block_out_channels: channels at each resolution. The stride is `patch_size * 2 ** (len - 1)`: five entries
             and patches of one pixel make the f16 tokenizer of VQGAN.
-        layers_per_block: residual blocks at each resolution.
+        layers_per_block: residual blocks at each resolution, in encoder and decoder each.
         norm_num_groups: groups of the group normalisations.
-        mid_block_add_attention: self-attention over the lowest resolution.
-        latent_channels: channels of the latent before the quantizer.
+        mid_block_add_attention: VQGAN's middle block at the lowest resolution, two residual blocks with self-attention
+            between them.
         codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see
             `tokenizers_4m.quantizer.VectorQuantizer`.
         image_mean, image_std: pixels in [0, 1] are normalised with `(x - mean) / std`.
@@ -35,7 +35,6 @@ class ImageTokenizerConfig(TokenizerConfig4M):
     layers_per_block: int = 1
     norm_num_groups: int = 8
     mid_block_add_attention: bool = True
-    latent_channels: int = 64
     codebook_size: int = 1024
     code_dim: int = 8
     commitment_weight: float = 0.25

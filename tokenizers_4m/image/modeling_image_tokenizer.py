@@ -1,14 +1,17 @@
 """Image tokenizer of the VQGAN family: convolutional encoder, vector quantizer, convolutional decoder.
 
-Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv:2012.09841), built on
-the encoder and decoder of diffusers. A clip of several frames is tokenized frame by frame.
+Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv:2012.09841), made of the
+residual, sampling and attention blocks of diffusers. A clip of several frames is tokenized frame by frame.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,6 +19,37 @@ from transformers import PreTrainedModel
 from tokenizers_4m.autoencoder import AutoencoderOutput, QuantizedAutoencoder
 from tokenizers_4m.image.configuration_image_tokenizer import ImageTokenizerConfig
 from tokenizers_4m.quantizer import VectorQuantizer
+
+
+def residual_block(channels: int, config: ImageTokenizerConfig) -> ResnetBlock2D:
+    block = ResnetBlock2D(in_channels=channels, temb_channels=None, groups=config.norm_num_groups, eps=1e-6)
+    block.conv2.starts_at_zero = True
+    return block
+
+
+def middle_block(channels: int, config: ImageTokenizerConfig) -> list[nn.Module]:
+    if not config.mid_block_add_attention:
+        return []
+    attention = Attention(
+        channels,
+        heads=1,
+        dim_head=channels,
+        norm_num_groups=config.norm_num_groups,
+        eps=1e-6,
+        bias=True,
+        residual_connection=True,
+    )
+    attention.to_out[0].starts_at_zero = True
+    return [residual_block(channels, config), attention, residual_block(channels, config)]
+
+
+class Level(nn.Sequential):
+    """Layers that follow each other; the blocks of diffusers want to be told that there is no time embedding."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        for layer in self:
+            hidden_states = layer(hidden_states, None) if isinstance(layer, ResnetBlock2D) else layer(hidden_states)
+        return hidden_states
 
 
 class ImageTokenizer(QuantizedAutoencoder, PreTrainedModel):
@@ -28,31 +62,21 @@ class ImageTokenizer(QuantizedAutoencoder, PreTrainedModel):
 
     def __init__(self, config: ImageTokenizerConfig):
         super().__init__(config)
-        channels = tuple(config.block_out_channels)
-        shared = {
-            "block_out_channels": channels,
-            "layers_per_block": config.layers_per_block,
-            "norm_num_groups": config.norm_num_groups,
-            "mid_block_add_attention": config.mid_block_add_attention,
-        }
-        self.encoder = Encoder(
-            in_channels=3 * config.patch_size**2,
-            out_channels=config.latent_channels,
-            down_block_types=("DownEncoderBlock2D",) * len(channels),
-            double_z=False,
-            **shared,
-        )
+        widths = config.block_out_channels
+        pixels = 3 * config.patch_size**2
+        encoder = [nn.Conv2d(pixels, widths[0], 3, padding=1)]
+        decoder = [nn.Conv2d(widths[0], pixels, 3, padding=1)]
+        for level, width in enumerate(widths):
+            if level:
+                before = widths[level - 1]
+                encoder.append(Downsample2D(before, use_conv=True, out_channels=width, padding=0, name="op"))
+                decoder.append(Upsample2D(width, use_conv_transpose=True, out_channels=before))
+            encoder += [residual_block(width, config) for _ in range(config.layers_per_block)]
+            decoder += [residual_block(width, config) for _ in range(config.layers_per_block)]
+        self.encoder = Level(*encoder, *middle_block(widths[-1], config))
+        self.decoder = Level(*middle_block(widths[-1], config), *reversed(decoder))
         self.quantizer = VectorQuantizer(
-            config.latent_channels,
-            config.codebook_size,
-            config.code_dim,
-            warmup_steps=config.quantizer_warmup_steps,
-        )
-        self.decoder = Decoder(
-            in_channels=config.latent_channels,
-            out_channels=3 * config.patch_size**2,
-            up_block_types=("UpDecoderBlock2D",) * len(channels),
-            **shared,
+            widths[-1], config.codebook_size, config.code_dim, warmup_steps=config.quantizer_warmup_steps
         )
         self.post_init()
 

@@ -1,0 +1,120 @@
+"""The command lines: the whole way from videos to generated files, and errors that name the field."""
+
+import json
+import shutil
+
+import prepare_dataset
+import pytest
+import run_training
+import soundfile
+import tokenize_dataset
+import train_tokenizer
+from datasets import load_from_disk
+from generate import main as generate
+from PIL import Image
+
+from modeling_nano4m import Nano4MPipeline
+
+TRAINING = "--max_steps 2 --per_device_train_batch_size 4 --report_to none --use_cpu true --disable_tqdm true".split()
+IMAGE = "patch_size: 4\nblock_out_channels: [8, 16]\nlayers_per_block: 1\nmid_block_add_attention: false\n"
+RECIPES = {
+    "image": f"modality: image\ncodebook_size: 32\n{IMAGE}",
+    "audio": "modality: audio\nhidden_size: 16\ncodebook_size: 32\ngriffin_lim_iterations: 2\n",
+    "text": "modality: text\nvocab_size: 300\nmax_tokens: 24\n",
+    "model": "hidden_size: 32\nintermediate_size: 64\nnum_encoder_layers: 1\nnum_decoder_layers: 1\n"
+    "num_attention_heads: 4\n",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Everything the scripts leave, each stage made by its own command line."""
+    folder = tmp_path_factory.mktemp("scripts")
+    for name, text in RECIPES.items():
+        (folder / f"{name}.yaml").write_text(text)
+    data = f"--data_dir {folder}/videos --output_dir {folder}/data --num_train 12 --num_validation 4"
+    prepare_dataset.main(["--builder", "shapes_world", *data.split()])
+    for name in ("image", "audio", "text"):
+        words = f"{folder}/{name}.yaml --dataset {folder}/data --output_dir {folder}/tokenizers/{name}".split()
+        train_tokenizer.main([*words, *TRAINING])
+    tokenizers = ["--tokenizers", f"{folder}/tokenizers"]
+    words = ["--dataset", f"{folder}/data", "--output_dir", f"{folder}/tokens"]
+    tokenize_dataset.main([*tokenizers, *words])
+    words = [f"{folder}/model.yaml", "--dataset", f"{folder}/tokens", "--output_dir", f"{folder}/model"]
+    run_training.main([*words, *tokenizers, *TRAINING, "--order", "confidence"])
+    return folder
+
+
+def test_every_stage_leaves_what_the_next_one_loads(folder):
+    row = load_from_disk(folder / "data")["train"][0]
+    assert len(row["frames"]) == 4 and len(row["audio"]) == 32_000
+    assert {"image_ids", "audio_ids", "text_ids"} <= set(load_from_disk(folder / "tokens")["train"].column_names)
+    pipe = Nano4MPipeline.from_pretrained(folder / "model")
+    assert pipe.scheduler.config.order == "confidence"
+    state = json.loads((folder / "model" / "training" / "trainer_state.json").read_text())
+    assert any("eval_loss" in entry for entry in state["log_history"])
+
+
+def test_generate_takes_files_and_folders(folder, tmp_path):
+    video = next((folder / "videos" / "train").glob("*.mp4"))
+    generate(
+        f"--model {folder}/model --input {video} --target text --output_dir {tmp_path} --seed 1".split()
+        + ["--num_inference_steps", "4"]
+    )
+    assert (tmp_path / f"{video.stem}.txt").exists()
+
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    shutil.copy(video, inputs / "dog.mp4")
+    Image.new("RGB", (50, 40), "red").save(inputs / "cat.png")
+    (inputs / "cat.txt").write_text("a red square")
+    (inputs / "notes.md").write_text("not an input")
+    generate(f"--model {folder}/model --input_dir {inputs} --target audio --output_dir {tmp_path / 'out'}".split())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat.wav", "dog.wav"]
+    sound, rate = soundfile.read(tmp_path / "out" / "cat.wav")
+    assert len(sound) == 32_000 and rate == 16_000
+
+    words = f"--model {folder}/model --target image --output_dir {tmp_path / 'words'} --seed 3 --batch_size 2"
+    generate([*words.split(), "--input_text", "a blue ring stays still"])
+    assert Image.open(tmp_path / "words" / "text.png").size == (4 * 32, 32)
+
+
+def test_the_same_seed_gives_the_same_file(folder, tmp_path):
+    for name in ("a", "b", "c"):
+        seed = "7" if name != "c" else "8"
+        words = f"--model {folder}/model --target image --output_dir {tmp_path / name} --seed {seed}"
+        generate([*words.split(), "--input_text", "a red disc moves left"])
+    first, second, third = ((tmp_path / name / "text.png").read_bytes() for name in ("a", "b", "c"))
+    assert first == second != third
+
+
+@pytest.mark.parametrize(
+    "main, words, message",
+    [
+        (prepare_dataset.main, "--data_dir nowhere --output_dir out", "nowhere"),
+        (prepare_dataset.main, "--data_dir {folder}/videos --output_dir out --num_frames many", "num_frames"),
+        (prepare_dataset.main, "--data_dir {folder}/videos --output_dir out --num_frames 0", "num_frames"),
+        (prepare_dataset.main, "--data_dir {folder}/videos --output_dir out --num_train 3", "num_train"),
+        (train_tokenizer.main, "nothing.yaml --dataset {folder}/data", "nothing.yaml"),
+        (train_tokenizer.main, "{folder}/image.yaml --dataset {folder}/data --code_dims 8", "code_dims"),
+        (train_tokenizer.main, "{folder}/image.yaml --dataset {folder}/nowhere", "nowhere"),
+        (tokenize_dataset.main, "--dataset {folder}/nowhere --tokenizers {folder}/tokenizers", "nowhere"),
+        (tokenize_dataset.main, "--dataset {folder}/data --tokenizers {folder}/nowhere", "nowhere"),
+        (run_training.main, "--dataset {folder}/data --tokenizers {folder}/tokenizers", "not a token folder"),
+        (run_training.main, "{folder}/model.yaml --dataset {folder}/tokens --hidden_size 33", "hidden_size"),
+        (generate, "--model {folder}/model --input nothing.png --target text", "nothing.png"),
+        (generate, "--model {folder}/model --input_text x --target smell", "smell"),
+        (generate, "--model {folder}/nowhere --input_text x --target text", "nowhere"),
+    ],
+)
+def test_errors_name_the_file_or_field(folder, tmp_path, capsys, main, words, message):
+    words = words.format(folder=folder).split()
+    if main is run_training.main and "--tokenizers" not in words:
+        words += ["--tokenizers", f"{folder}/tokenizers"]
+    if "--output_dir" not in words:
+        words += ["--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code not in (0, None)
+    said = str(stop.value.code) + capsys.readouterr().err
+    assert message in said and "Traceback" not in said
