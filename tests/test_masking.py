@@ -59,7 +59,9 @@ def test_dirichlet_budgets_are_spent_in_full():
 
 
 def test_condition_batches_look_like_generation():
-    collator = MaskingCollator(MODALITIES, condition_probability=1.0, unconditional_probability=0.25)
+    collator = MaskingCollator(
+        MODALITIES, condition_probability=1.0, unconditional_probability=0.25, partial_probability=0.0
+    )
     rows, kinds = make_rows(4), set()
     for _ in range(300):
         batch = collator(rows)
@@ -75,7 +77,22 @@ def test_condition_batches_look_like_generation():
     assert len(kinds) == 3 * 4, "every target from every subset of the others"
 
 
-def test_text_is_shown_from_the_front():
+def test_partial_conditions_show_any_part():
+    """Of a sequence too, where it is not the one to continue: "left" without the words before it."""
+    collator = MaskingCollator(
+        MODALITIES, condition_probability=1.0, unconditional_probability=0.0, partial_probability=1.0
+    )
+    text, first, sizes = collator.names.index("text"), set(), set()
+    for _ in range(200):
+        batch = collator(make_rows(4))
+        if text not in {m for m, _ in tokens_of(batch, "target", 0)}:
+            shown = [p for m, p in tokens_of(batch, "input", 0) if m == text]
+            sizes.add(len(shown))
+            first |= set(shown[:1])
+    assert len(first) > 2 and len(sizes) > 3
+
+
+def test_text_to_continue_is_shown_from_the_front():
     collator = MaskingCollator(MODALITIES)
     text = collator.names.index("text")
     for _ in range(100):
@@ -83,7 +100,8 @@ def test_text_is_shown_from_the_front():
         for i in range(16):
             shown = sorted(p for m, p in tokens_of(batch, "input", i) if m == text)
             asked = sorted(p for m, p in tokens_of(batch, "target", i) if m == text)
-            assert shown == list(range(len(shown))) and asked == list(range(len(shown), len(shown) + len(asked)))
+            if asked:
+                assert shown == list(range(len(shown))) and asked == list(range(len(shown), len(shown) + len(asked)))
 
 
 def test_absent_modalities_stay_absent():

@@ -204,3 +204,19 @@ def test_schedules_are_even():
     assert known[0, 0] < 64 / 8
     with pytest.raises(ValueError, match="order"):
         UnmaskingScheduler(order="up")
+
+
+def test_token_vectors_make_like_tokens_alike():
+    model = make_model()
+    untouched = model.heads["audio"].weight.clone()
+    vectors = torch.randn(20, 6)
+    vectors[7] = vectors[3] + 0.01
+    model.start_from_token_vectors("image", vectors)
+    start = int(model.embeddings.token_offsets[model.config.modality_id("image")])
+    for weight in (model.embeddings.tokens.weight[start : start + 20], model.heads["image"].weight):
+        distances = torch.cdist(weight, weight).fill_diagonal_(torch.inf)
+        assert int(distances[3].argmin()) == 7
+        assert 0.5 < float(weight.std()) / model.config.initializer_range < 2, "the scale of the other weights"
+    assert torch.equal(model.heads["audio"].weight, untouched)
+    with pytest.raises(ValueError, match="unknown modality 'smell'"):
+        model.start_from_token_vectors("smell", vectors)

@@ -22,7 +22,7 @@ RECIPES = {
     "audio": "modality: audio\nhidden_size: 16\ncodebook_size: 32\ngriffin_lim_iterations: 2\n",
     "text": "modality: text\nvocab_size: 300\nmax_tokens: 24\n",
     "model": "hidden_size: 32\nintermediate_size: 64\nnum_encoder_layers: 1\nnum_decoder_layers: 1\n"
-    "num_attention_heads: 4\n",
+    "num_attention_heads: 4\ntarget_weights: {text: 2.0}\nmuon_learning_rate: 0.001\n",
 }
 
 

@@ -2,7 +2,7 @@
 
 Two kinds of batches alternate. *Budget* batches are 4M's (arXiv:2312.06647): so many input and target tokens,
 shared out over the modalities by Dirichlet draws, anew for each sample. *Condition* batches look like what
-users ask for: whole modalities visible, another one to complete, from nothing or from any part of it as in the
+users ask for: modalities visible, mostly whole, another one to complete, from nothing or from any part of it as in the
 steps of iterative unmasking. Without them the model never meets "all of the image, none of the audio".
 
 Budgets are drawn once per batch, so its samples are equally long and almost nothing is padding.
@@ -27,6 +27,7 @@ class MaskingCollator:
         condition_probability: share of condition batches.
         unconditional_probability: share of condition batches that show no condition at all, which
             classifier-free guidance needs.
+        partial_probability: share of condition batches that show random parts of their conditions, not the whole.
         target_weights: how often each modality is the one to complete; equally often if None.
         seed: of all draws.
     """
@@ -38,6 +39,7 @@ class MaskingCollator:
     target_alpha: float = 1.0
     condition_probability: float = 0.7
     unconditional_probability: float = 0.1
+    partial_probability: float = 0.3
     target_weights: dict[str, float] | None = None
     seed: int = 0
 
@@ -64,9 +66,10 @@ class MaskingCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         token_ids, valid = self._layout(rows)
         num_inputs, num_targets = self._budgets(valid)
-        # Tokens of a modality are taken in random order, those of a sequence from the front: first the inputs,
-        # then the targets.
-        score = torch.where(self.left_to_right[self.modality_ids], self.position_ids / 1e6, self._uniform(valid.shape))
+        # Tokens of a modality are taken in random order: first the inputs, then the targets. Those of a sequence that
+        # is to be continued are taken from the front.
+        continued = ((num_targets > 0) & self.left_to_right)[:, self.modality_ids]
+        score = torch.where(continued, self.position_ids / 1e6, self._uniform(valid.shape))
         rank = self._rank_within_modality(score.masked_fill(~valid, 2.0))
         first, last = num_inputs[:, self.modality_ids], (num_inputs + num_targets)[:, self.modality_ids]
         return {
@@ -135,6 +138,9 @@ class MaskingCollator:
             subset = int(torch.randint(1, 2 ** len(others), (), generator=self.generator))
             visible[[index for bit, index in enumerate(others) if subset >> bit & 1]] = True
         num_inputs = present * visible
+        if self._uniform(1) < self.partial_probability:
+            # A part of each: "moves left" without the word for the colour teaches what that alone implies.
+            num_inputs = (num_inputs * self._uniform(num_inputs.shape)).ceil().long()
         # What is known of the target: of a grid as in a step of unmasking with the cosine schedule (MaskGIT,
         # arXiv:2202.04200), of a sequence the beginning up to any word.
         progress = self._uniform(1)
