@@ -239,6 +239,10 @@ def test_gradients_reach_the_encoder():
         (image_tokenizer(), torch.randn(2, 2, 3, 16, 16)),
         (audio_tokenizer(), torch.randn(2, 8000)),
     ):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         model.train()(batch).loss.backward()
+        optimizer.step()  # residual blocks start as the identity, and see gradients inside from the second step on
+        optimizer.zero_grad()
+        model(batch).loss.backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
