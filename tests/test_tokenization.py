@@ -12,7 +12,7 @@ from PIL import Image
 from test_tokenizers import TEXTS, audio_tokenizer, image_tokenizer, text_tokenizer
 
 from dataset_scripts import tokenization
-from dataset_scripts.tokenization import check_tokenizers, load_tokens, tokenize_clips
+from dataset_scripts.tokenization import MEDIA_COLUMNS, check_tokenizers, load_tokens, tokenize_clips
 from dataset_scripts.video_clips import clip_features
 from tokenizers_4m import load_tokenizers
 
@@ -68,13 +68,12 @@ def test_rows_hold_what_the_tokenizers_give(folders):
     assert tokens.num_rows == {"train": 10, "validation": 4}
     assert tokens["train"]["clip_id"][:] == clips["train"]["clip_id"][:]
     assert sorted(load_from_disk(folders / "tokens")) == ["train", "validation"]
-    media = {"image": "frames", "audio": "audio", "text": "text"}
     for i, row in enumerate(tokens["train"]):
         for name, tokenizer in tokenizers.items():
             if ABSENT.get(i) == name:
                 assert row[f"{name}_ids"] == [], "an absent modality has no ids"
                 continue
-            item = clips["train"].with_format("numpy" if name == "audio" else None)[i][media[name]]
+            item = clips["train"].with_format("numpy" if name == "audio" else None)[i][MEDIA_COLUMNS[name]]
             with torch.no_grad():
                 token_ids, valid_mask = tokenizer.encode_media([item])
             assert row[f"{name}_ids"] == token_ids[valid_mask].tolist()

@@ -12,12 +12,8 @@ from transformers import TrainingArguments
 from trainers import MaskingCollator, MuonWithAdamW, Nano4MTrainer, Nano4MTrainingArguments, fit
 
 
-def arguments(folder, **changes) -> TrainingArguments:
-    return TrainingArguments(**fields(folder, **changes))
-
-
-def fields(folder, **changes) -> dict:
-    given = {
+def arguments(folder, kind=TrainingArguments, **changes) -> TrainingArguments:
+    fields = {
         "output_dir": str(folder),
         "max_steps": 8,
         "per_device_train_batch_size": 4,
@@ -28,7 +24,7 @@ def fields(folder, **changes) -> dict:
         "disable_tqdm": True,
         "use_cpu": True,
     }
-    return {**given, **changes}
+    return kind(**{**fields, **changes})
 
 
 def make_trainer(folder, rows, **changes) -> Nano4MTrainer:
@@ -117,7 +113,7 @@ def test_muon_moves_the_layers_and_resumes_exactly(tmp_path):
 
 def test_the_trainer_takes_muon(tmp_path):
     rows = make_rows(8)
-    training = Nano4MTrainingArguments(**fields(tmp_path), muon_learning_rate=1e-2)
+    training = arguments(tmp_path, Nano4MTrainingArguments, muon_learning_rate=1e-2)
     model = make_model()
     before = {name: p.clone() for name, p in model.named_parameters()}
     data = DatasetDict({"train": Dataset.from_list(rows)})

@@ -61,10 +61,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
             part.step()
         return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts.values():
-            part.zero_grad(set_to_none)
-
     def state_dict(self) -> dict:
         return {name: part.state_dict() for name, part in self.parts.items()}
 
