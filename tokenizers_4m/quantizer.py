@@ -119,7 +119,7 @@ class VectorQuantizer(nn.Module):
         """Start every code on a latent of the batch, so that no code starts out of reach."""
         residual = projected
         for level in range(self.num_quantizers):
-            self.codebooks[level].copy_(_sample_rows(residual, self.codebook_size))
+            self.codebooks[level].copy_(_spread_rows(residual, self.codebook_size))
             _broadcast(self.codebooks[level])
             self._restart(level, torch.ones_like(self.assigned[level], dtype=torch.bool), len(projected))
             residual = residual - self.codebooks[level][_nearest(residual, self.codebooks[level])]
@@ -136,7 +136,9 @@ class VectorQuantizer(nn.Module):
 
         dead = self.assigned[level] < self.dead_code_threshold * float(counts.sum()) / self.codebook_size
         if dead.any():
-            seeds = _sample_rows(latents, self.codebook_size)
+            # Where codes are missing most: as in the steps of k-means++, latents weigh by their squared error.
+            error = (latents - self.codebooks[level][ids]).square().sum(-1).clamp_min(1e-12)
+            seeds = latents[torch.multinomial(error, self.codebook_size, replacement=True)]
             _broadcast(seeds)
             self.codebooks[level][dead] = seeds[dead]
             self._restart(level, dead, float(counts.sum()))
@@ -165,11 +167,20 @@ def _nearest(latents: torch.Tensor, codebook: torch.Tensor) -> torch.LongTensor:
     return (codebook.square().sum(-1) - 2 * latents @ codebook.t()).argmin(-1)
 
 
-def _sample_rows(rows: torch.Tensor, number: int) -> torch.Tensor:
-    """`number` random rows, without repetition as long as there are enough."""
-    repeats = -(-number // len(rows))
-    picked = torch.cat([torch.randperm(len(rows), device=rows.device) for _ in range(repeats)])
-    return rows[picked[:number]]
+def _spread_rows(rows: torch.Tensor, number: int) -> torch.Tensor:
+    """`number` rows drawn one after the other, far ones more likely: k-means++ (Arthur and Vassilvitskii 2007).
+
+    Drawn evenly, most codes would go to what is frequent, such as background, however little it varies.
+    """
+    rows = rows.float()
+    chosen = torch.empty(number, rows.shape[1], device=rows.device)
+    distance = torch.full((len(rows),), torch.inf, device=rows.device)
+    pick = torch.randint(len(rows), (1,), device=rows.device)
+    for index in range(number):
+        chosen[index] = rows[pick[0]]
+        distance = torch.minimum(distance, (rows - chosen[index]).square().sum(-1))
+        pick = torch.multinomial(distance.clamp_min(1e-12), 1)
+    return chosen
 
 
 def _all_reduce(tensor: torch.Tensor) -> None:
