@@ -66,6 +66,7 @@ class QuantizedAutoencoder(TokenizerContract):
             "mse": difference.square().mean(),
             "commitment": quantized.commitment_loss,
         }
-        loss = losses["l1"] + losses["mse"] + self.config.commitment_weight * losses["commitment"]
+        config = self.config
+        loss = losses["l1"] + config.mse_weight * losses["mse"] + config.commitment_weight * losses["commitment"]
         token_ids = quantized.token_ids.reshape(len(original), self.config.num_tokens)
         return AutoencoderOutput(loss, losses, reconstruction, token_ids)

@@ -21,6 +21,7 @@ class AudioTokenizerConfig(TokenizerConfig4M):
         time_stride: spectrogram frames per token; a power of two.
         num_quantizers: codebooks per time step (residual quantization); ids are flattened time first, so that
             all codebooks of one step stand side by side.
+        mse_weight: of the squared error beside the absolute one; edges and other large errors count more with it.
         codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see
             `tokenizers_4m.quantizer.VectorQuantizer`.
         griffin_lim_iterations: of the phase reconstruction in `decode`.
@@ -43,6 +44,7 @@ class AudioTokenizerConfig(TokenizerConfig4M):
     num_quantizers: int = 1
     codebook_size: int = 512
     code_dim: int = 8
+    mse_weight: float = 1.0
     commitment_weight: float = 0.25
     quantizer_warmup_steps: int = 0
     griffin_lim_iterations: int = 32

@@ -20,6 +20,7 @@ class ImageTokenizerConfig(TokenizerConfig4M):
         norm_num_groups: groups of the group normalisations.
         mid_block_add_attention: VQGAN's middle block at the lowest resolution, two residual blocks with self-attention
             between them.
+        mse_weight: of the squared error beside the absolute one; edges and other large errors count more with it.
         codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see
             `tokenizers_4m.quantizer.VectorQuantizer`.
         image_mean, image_std: pixels in [0, 1] are normalised with `(x - mean) / std`.
@@ -37,6 +38,7 @@ class ImageTokenizerConfig(TokenizerConfig4M):
     mid_block_add_attention: bool = True
     codebook_size: int = 1024
     code_dim: int = 8
+    mse_weight: float = 1.0
     commitment_weight: float = 0.25
     quantizer_warmup_steps: int = 0
     image_mean: float = 0.5
