@@ -6,8 +6,9 @@ train_tokenizer.py configs/tokenizers/NAME.yaml --dataset OUT --output_dir TOKEN
 import sys
 from dataclasses import dataclass, field
 
+import numpy as np
 from arguments import field_value, fields_of, parse_args
-from datasets import DatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict, Image, List, load_from_disk
 from huggingface_hub.errors import StrictDataclassError
 from transformers import TrainingArguments, set_seed
 
@@ -64,6 +65,8 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
         clips = clips.filter(lambda valid: valid > 0, input_columns="audio_valid", desc="clips with sound")
         if not len(clips["train"]):
             raise ValueError(f"{args.dataset}: no clip has sound, an audio tokenizer cannot be trained")
+    if args.modality == "image":
+        clips["train"] = mix_frames(clips["train"], training.seed)
     clips = clips.with_format("numpy", columns=[column])
     if args.modality == "audio":
         some = clips["train"].shuffle(seed=training.seed).select(range(min(256, len(clips["train"]))))
@@ -71,6 +74,23 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
 
     fit(TokenizerTrainer, tokenizer, training, clips, ClipCollator(tokenizer))
     return tokenizer.eval()
+
+
+def mix_frames(clips: Dataset, seed: int) -> Dataset:
+    """Clips put together anew, each of frames from different clips; only the column `frames` is left.
+
+    The frames of one clip are much alike. A batch of whole clips shows few pictures, and the tokenizer learns
+    their details late.
+    """
+
+    def mix(batch: dict) -> dict:
+        frames = [frame for clip in batch["frames"] for frame in clip]
+        order = iter(np.random.default_rng(seed).permutation(len(frames)))
+        return {"frames": [[frames[next(order)] for _ in clip] for clip in batch["frames"]]}
+
+    encoded = clips.select_columns("frames").cast_column("frames", List(Image(decode=False)))
+    mixed = encoded.map(mix, batched=True, features=encoded.features, desc="mixing the frames of clips")
+    return mixed.cast_column("frames", List(Image()))
 
 
 def sizes_of(rows) -> dict:

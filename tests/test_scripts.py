@@ -9,7 +9,8 @@ import run_training
 import soundfile
 import tokenize_dataset
 import train_tokenizer
-from datasets import load_from_disk
+from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets import Image as ImageFeature
 from generate import main as generate
 from PIL import Image
 
@@ -55,6 +56,17 @@ def test_every_stage_leaves_what_the_next_one_loads(folder):
     assert any("eval_loss" in entry for entry in state["log_history"])
 
 
+def test_an_image_tokenizer_trains_on_clips_of_mixed_frames():
+    greys = [[Image.new("RGB", (2, 2), (8 * clip + frame,) * 3) for frame in range(4)] for clip in range(6)]
+    clips = Dataset.from_dict(
+        {"frames": greys, "text": list("abcdef")}, Features({"frames": List(ImageFeature()), "text": Value("string")})
+    )
+    mixed = train_tokenizer.mix_frames(clips, seed=0)
+    seen = [[frame.getpixel((0, 0))[0] for frame in clip] for clip in mixed["frames"]]
+    assert sorted(sum(seen, [])) == [8 * clip + frame for clip in range(6) for frame in range(4)]
+    assert all(len(clip) == 4 and len({grey // 8 for grey in clip}) > 1 for clip in seen)
+
+
 def test_generate_takes_files_and_folders(folder, tmp_path):
     video = next((folder / "videos" / "train").glob("*.mp4"))
     generate(
@@ -76,7 +88,7 @@ def test_generate_takes_files_and_folders(folder, tmp_path):
 
     words = f"--model {folder}/model --target image --output_dir {tmp_path / 'words'} --seed 3 --batch_size 2"
     generate([*words.split(), "--input_text", "a blue ring stays still"])
-    assert Image.open(tmp_path / "words" / "text.png").size == (4 * 32, 32)
+    assert Image.open(tmp_path / "words" / "text.png").size == (4 * 48, 48)
 
 
 def test_the_same_seed_gives_the_same_file(folder, tmp_path):
