@@ -59,9 +59,7 @@ def test_dirichlet_budgets_are_spent_in_full():
 
 
 def test_condition_batches_look_like_generation():
-    collator = MaskingCollator(
-        MODALITIES, condition_probability=1.0, unconditional_probability=0.25, partial_probability=0.0
-    )
+    collator = MaskingCollator(MODALITIES, condition_probability=1.0, unconditional_probability=0.25)
     rows, kinds = make_rows(4), set()
     for _ in range(300):
         batch = collator(rows)
@@ -75,21 +73,6 @@ def test_condition_batches_look_like_generation():
                 assert len(shown) == len(rows[0][f"{collator.names[modality]}_ids"]), "all of it or nothing"
         kinds.add((target.pop(), frozenset(conditions)))
     assert len(kinds) == 3 * 4, "every target from every subset of the others"
-
-
-def test_partial_conditions_show_any_part():
-    """Of a sequence too, where it is not the one to continue: "left" without the words before it."""
-    collator = MaskingCollator(
-        MODALITIES, condition_probability=1.0, unconditional_probability=0.0, partial_probability=1.0
-    )
-    text, first, sizes = collator.names.index("text"), set(), set()
-    for _ in range(200):
-        batch = collator(make_rows(4))
-        if text not in {m for m, _ in tokens_of(batch, "target", 0)}:
-            shown = [p for m, p in tokens_of(batch, "input", 0) if m == text]
-            sizes.add(len(shown))
-            first |= set(shown[:1])
-    assert len(first) > 2 and len(sizes) > 3
 
 
 def test_text_to_continue_is_shown_from_the_front():

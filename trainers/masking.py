@@ -2,8 +2,8 @@
 
 Two kinds of batches alternate. *Budget* batches are 4M's (arXiv:2312.06647): so many input and target tokens,
 shared out over the modalities by Dirichlet draws, anew for each sample. *Condition* batches look like what
-users ask for: modalities visible, mostly whole, another one to complete, from nothing or from any part of it as in the
-steps of iterative unmasking. Without them the model never meets "all of the image, none of the audio".
+users ask for: whole modalities visible, another one to complete, from nothing or from any part of it as in the steps
+of iterative unmasking. Without them the model never meets "all of the image, none of the audio".
 
 Budgets are drawn once per batch, so its samples are equally long and almost nothing is padding.
 """
@@ -27,7 +27,6 @@ class MaskingCollator:
         condition_probability: share of condition batches.
         unconditional_probability: share of condition batches that show no condition at all, which
             classifier-free guidance needs.
-        partial_probability: share of condition batches that show random parts of their conditions, not the whole.
         target_weights: how often each modality is the one to complete; equally often if None.
         seed: of all draws.
     """
@@ -39,7 +38,6 @@ class MaskingCollator:
     target_alpha: float = 1.0
     condition_probability: float = 0.7
     unconditional_probability: float = 0.1
-    partial_probability: float = 0.3
     target_weights: dict[str, float] | None = None
     seed: int = 0
 
@@ -138,9 +136,6 @@ class MaskingCollator:
             subset = int(torch.randint(1, 2 ** len(others), (), generator=self.generator))
             visible[[index for bit, index in enumerate(others) if subset >> bit & 1]] = True
         num_inputs = present * visible
-        if self._uniform(1) < self.partial_probability:
-            # A part of each: "moves left" without the word for the colour teaches what that alone implies.
-            num_inputs = (num_inputs * self._uniform(num_inputs.shape)).ceil().long()
         # What is known of the target: of a grid as in a step of unmasking with the cosine schedule (MaskGIT,
         # arXiv:2202.04200), of a sequence the beginning up to any word.
         progress = self._uniform(1)
