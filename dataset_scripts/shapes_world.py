@@ -1,10 +1,13 @@
 """ShapesWorld: short rendered clips in which picture, sound and sentence tell the same story.
 
-Every clip has three attributes of five values each.  A coloured shape moves over a plain background; the
-timbre of the sound follows from the shape, its pitch from the colour and its glide from the motion; a
-subtitle describes all three in varied words.  Everything else (size, offset, background, level, noise,
-wording) varies freely, so a model that goes from one modality to another has to carry over the attributes and
-is free in the rest.
+Every clip has three attributes of five values each.  A coloured shape moves from the middle of a plain
+background to one of its sides; the timbre of the sound follows from the shape, its pitch from the colour and the
+time when it glides up from the motion; a subtitle describes all three in varied words.  Everything else (exact
+place and size, background, level, noise, wording) varies freely, so a model that goes from one modality to
+another has to carry over the attributes and is free in the rest.
+
+The picture is a grid of 3 by 3 cells, a shape fills one of them: with an image tokenizer whose tokens cover a cell
+each, the same token means the same thing wherever it stands.
 
 A fifth of the 125 combinations of attributes never occurs in the split "train" and makes up the whole of
 "validation": a right answer there was composed, not remembered.
@@ -42,7 +45,7 @@ FRAME_RATE = 10  # frames per second
 FRAME_SIZE = 96  # pixels, width and height
 SAMPLING_RATE = 16_000  # Hz
 PARAMETERS_FILE = ".shapes_world.json"  # hidden, so that a reader of the videos passes over it
-FORMAT_VERSION = 1  # to be raised whenever the same seed would give other clips
+FORMAT_VERSION = 2  # to be raised whenever the same seed would give other clips
 
 HUES = {"red": 0, "yellow": 56, "green": 125, "blue": 225, "magenta": 305}  # degrees
 # Steps along (x, y); y points down.
@@ -57,32 +60,35 @@ PARTIALS = {
     "cross": tuple((n, 1 / n**0.25) for n in range(1, 13)),
     "ring": ((1, 0.5), (2.76, 1.0), (5.4, 0.8), (8.93, 0.4)),  # the overtones of a struck bar
 }
-PITCHES = {colour: 220.0 * 2 ** (index / 2) for index, colour in enumerate(COLOURS)}  # Hz, half an octave apart
-GLIDE_SEMITONES = 4.0
-HIGHEST_PARTIAL = 7_400.0  # Hz; partials above it are left out, well clear of aliasing
+# The five pitches of the colours, and above them the same five again, where the pitch glides to and back.
+PITCHES = {colour: 220.0 * 2 ** (5 * index / 12) for index, colour in enumerate(COLOURS)}  # Hz
+GLIDE_SEMITONES = 21.0
+# Fifth of the clip in which the pitch is up there; a shape at rest makes no glide.
+GLIDE_FIFTH = {"left": 1, "right": 2, "up": 3, "down": 4, "still": None}
+HIGHEST_PARTIAL = 7_400.0  # Hz; partials fade out towards it, well clear of aliasing
 
 WORDS = {
-    "disc": ("disc", "circle", "ball"),
-    "square": ("square", "box", "block"),
-    "triangle": ("triangle", "wedge", "pyramid"),
-    "cross": ("cross", "plus", "plus sign"),
-    "ring": ("ring", "hoop", "donut"),
-    "red": ("red", "crimson", "scarlet"),
-    "yellow": ("yellow", "golden", "lemon"),
-    "green": ("green", "emerald", "lime"),
-    "blue": ("blue", "azure", "cobalt"),
-    "magenta": ("magenta", "pink", "fuchsia"),
+    "disc": ("disc", "circle"),
+    "square": ("square", "box"),
+    "triangle": ("triangle", "wedge"),
+    "cross": ("cross", "plus sign"),
+    "ring": ("ring", "hoop"),
+    "red": ("red", "crimson"),
+    "yellow": ("yellow", "golden"),
+    "green": ("green", "emerald"),
+    "blue": ("blue", "azure"),
+    "magenta": ("magenta", "pink"),
 }
 MOTION_PHRASES = {
-    "left": ("moves left", "drifts to the left", "slides leftwards"),
-    "right": ("moves right", "drifts to the right", "slides rightwards"),
-    "up": ("moves up", "rises slowly", "floats upwards"),
-    "down": ("moves down", "sinks slowly", "falls downwards"),
-    "still": ("stays still", "rests in place", "does not move"),
+    "left": ("moves left", "drifts to the left", "slides left"),
+    "right": ("moves right", "drifts to the right", "slides right"),
+    "up": ("moves up", "floats up", "rises up"),
+    "down": ("moves down", "sinks down", "falls down"),
+    "still": ("stays still", "rests still", "keeps still"),
 }
-PARTICIPLES = {"does not move": "not moving", "moves": "moving", "drifts": "drifting", "slides": "sliding"}
+PARTICIPLES = {"moves": "moving", "drifts": "drifting", "slides": "sliding"}
 PARTICIPLES |= {"rises": "rising", "floats": "floating", "sinks": "sinking", "falls": "falling"}
-PARTICIPLES |= {"stays": "staying", "rests": "resting"}
+PARTICIPLES |= {"stays": "staying", "rests": "resting", "keeps": "keeping"}
 # "{a colour}" is the colour word after the article that fits it.
 PATTERNS = (
     "there is {a colour} {shape} and it {moves}",
@@ -162,6 +168,12 @@ def attributes_from_name(name: str) -> dict[str, str]:
 # Picture
 
 
+def ease(progress: np.ndarray | float) -> np.ndarray | float:
+    """From 0 to 1 with rest at both ends; `progress` outside of them stays there."""
+    progress = np.clip(progress, 0.0, 1.0)
+    return progress * progress * (3 - 2 * progress)
+
+
 def shape_coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
     """How much of each pixel a shape covers, from its signed distance to the outline: an antialiased mask.
 
@@ -193,31 +205,27 @@ def shape_coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray 
 def render_frames(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
     """Render the picture of one clip: uint8 (CLIP_SECONDS * FRAME_RATE, FRAME_SIZE, FRAME_SIZE, 3), RGB."""
     count = round(CLIP_SECONDS * FRAME_RATE)
-    hue = (HUES[attributes["colour"]] + rng.uniform(-7, 7)) / 360 % 1.0
-    colour = 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.82, 1.0), rng.uniform(0.8, 1.0)))
+    hue = (HUES[attributes["colour"]] + rng.uniform(-5, 5)) / 360 % 1.0
+    colour = 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.9, 1.0), rng.uniform(0.85, 1.0)))
 
-    # Two nearly grey ends of a gradient.  Few draws are turned down: those too near the colour.
+    # Nearly grey.  Few draws are turned down: those too near the colour.
     while True:
-        grey = rng.uniform(20, 80) if rng.random() < 0.5 else rng.uniform(180, 235)
-        ends = grey + rng.uniform(-15, 15, (2, 1)) + rng.uniform(-8, 8, (2, 3))
-        if np.linalg.norm(ends - colour, axis=1).min() > 120:
+        grey = rng.uniform(40, 55) if rng.random() < 0.5 else rng.uniform(200, 215)
+        background = grey + rng.uniform(-2, 2, 3)
+        if np.linalg.norm(background - colour) > 120:
             break
     pixel = np.arange(FRAME_SIZE) + 0.5
-    angle = rng.uniform(0, 2 * np.pi)
-    ramp = np.cos(angle) * pixel[None, :] + np.sin(angle) * pixel[:, None]
-    ramp = (ramp - ramp.min()) / (ramp.max() - ramp.min())
-    background = ends[0] + ramp[..., None] * (ends[1] - ends[0])
 
-    radius = rng.uniform(0.20, 0.26) * FRAME_SIZE
-    middle = (0.5 + rng.uniform(-0.05, 0.05, 2)) * FRAME_SIZE
+    radius = rng.uniform(0.145, 0.16) * FRAME_SIZE
+    start = (0.5 + rng.uniform(-0.008, 0.008, 2)) * FRAME_SIZE
     direction = np.array(DIRECTIONS[attributes["motion"]], dtype=float)
-    middle = np.where(direction != 0, 0.5 * FRAME_SIZE, middle)  # a moving one crosses the middle
-    travel = rng.uniform(0.40, 0.45) * FRAME_SIZE
-    noise = rng.uniform(0.5, 3.0)  # grey levels
+    travel = rng.uniform(0.325, 0.341) * FRAME_SIZE
+    noise = rng.uniform(0.5, 2.0)  # grey levels
 
     frames = np.empty((count, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     for index in range(count):
-        centre = middle + direction * travel * ((index + 0.5) / count - 0.5)
+        seconds = (index + 0.5) / FRAME_RATE
+        centre = start + direction * travel * ease((seconds - 0.3) / 0.4)
         mask = shape_coverage(attributes["shape"], pixel[None, :] - centre[0], pixel[:, None] - centre[1], radius)
         frame = background + mask[..., None] * (colour - background)
         frame += noise * rng.standard_normal((FRAME_SIZE, FRAME_SIZE, 1), dtype=np.float32)
@@ -230,15 +238,12 @@ def render_frames(attributes: dict[str, str], rng: np.random.Generator) -> np.nd
 
 
 def glide_contour(motion: str, progress: np.ndarray) -> np.ndarray:
-    """Pitch relative to the clip's own, in semitones, at `progress` from 0 to 1; the mean is zero."""
-    contours = {
-        "still": np.zeros_like(progress),
-        "up": -np.cos(np.pi * progress),
-        "down": np.cos(np.pi * progress),
-        "right": -np.cos(2 * np.pi * progress),  # an arch
-        "left": np.cos(2 * np.pi * progress),  # a dip
-    }
-    return GLIDE_SEMITONES * contours[motion]
+    """Pitch above the colour's own in semitones, at `progress` from 0 to 1: up and back again, or zero."""
+    fifth = GLIDE_FIFTH[motion]
+    if fifth is None:
+        return np.zeros_like(progress)
+    up, down = (ease((progress - turn / 5) / 0.04 + 0.5) for turn in (fifth, fifth + 1))
+    return GLIDE_SEMITONES * (up - down if fifth < 4 else up)
 
 
 def synthesise(
@@ -262,11 +267,10 @@ def synthesise(
     turns = 2 * np.pi * np.cumsum(frequency) / SAMPLING_RATE
     wave = np.zeros(count)
     for index, (multiple, amplitude) in enumerate(PARTIALS[attributes["shape"]]):
-        if multiple * frequency.max() > HIGHEST_PARTIAL:
-            continue
         gain = 1.0 if partial_gains is None else partial_gains[index]
         phase = 0.0 if phases is None else phases[index]
-        wave += amplitude * gain * np.sin(multiple * turns + phase)
+        audible = np.clip((HIGHEST_PARTIAL - multiple * frequency) / 400, 0, 1)
+        wave += audible * amplitude * gain * np.sin(multiple * turns + phase)
     return wave / np.sqrt(np.mean(wave**2))
 
 
@@ -275,21 +279,21 @@ def render_sound(attributes: dict[str, str], rng: np.random.Generator) -> np.nda
     partials = len(PARTIALS[attributes["shape"]])
     wave = synthesise(
         attributes,
-        detune_semitones=rng.uniform(-0.3, 0.3),
-        partial_gains=10 ** (rng.uniform(-2, 2, partials) / 20),
+        detune_semitones=rng.uniform(-0.1, 0.1),
+        partial_gains=10 ** (rng.uniform(-0.5, 0.5, partials) / 20),
         phases=rng.uniform(0, 2 * np.pi, partials),
     )
     seconds = np.arange(len(wave)) / SAMPLING_RATE
     attack, release = rng.uniform(0.02, 0.12), rng.uniform(0.05, 0.25)
     envelope = np.minimum(1, seconds / attack) * np.minimum(1, (CLIP_SECONDS - seconds) / release)
-    swell = 1 + rng.uniform(0, 0.25) * np.sin(2 * np.pi * rng.uniform(1, 4) * seconds + rng.uniform(0, 2 * np.pi))
+    swell = 1 + rng.uniform(0, 0.1) * np.sin(2 * np.pi * rng.uniform(1, 4) * seconds + rng.uniform(0, 2 * np.pi))
 
     # Background noise between white and dull, 30 dB or so below the tone.
     white = rng.standard_normal(len(wave))
     noise = white + rng.uniform(0, 0.9) * np.convolve(white, 0.8 ** np.arange(24))[: len(wave)]
     noise *= 10 ** (rng.uniform(-34, -27) / 20) / np.sqrt(np.mean(noise**2))
 
-    level = 10 ** (rng.uniform(-24, -16) / 20)
+    level = 10 ** (rng.uniform(-19, -17) / 20)
     return np.clip(level * (wave * envelope * swell + noise), -1, 1).astype(np.float32)
 
 
@@ -480,7 +484,7 @@ class ShapesWorldConfig(VideoClipsConfig):
     """VideoClipsConfig with a small default size, and the parameters of `write_shapes_world`."""
 
     num_frames: int = 4
-    image_size: int = 32
+    image_size: int = 48
     sampling_rate: int = SAMPLING_RATE
     clip_seconds: float = CLIP_SECONDS
     num_train: int = 2500

@@ -38,14 +38,14 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(world):
-    """(attributes, frames uint8 (4, 32, 32, 3), waveform float32 (samples,), sentence) of every clip."""
+    """(attributes, frames uint8 (4, 48, 48, 3), waveform float32 (samples,), sentence) of every clip."""
     return [
         (attributes_from_name(path.name), *read_clip(path), read_sentence(path))
         for path in sorted(world.glob("*/*.mp4"))
     ]
 
 
-def read_clip(path, num_frames=4, image_size=32):
+def read_clip(path, num_frames=4, image_size=48):
     with av.open(str(path)) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     with av.open(str(path)) as container:
@@ -188,7 +188,7 @@ def test_builder_renders_and_reads_back(tmp_path):
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 10, "validation": 10}
     for row in (row for rows in splits.values() for row in rows):
         truth = attributes_from_name(row["clip_id"])
-        assert len(row["frames"]) == 4 and row["frames"][0].size == (32, 32)
+        assert len(row["frames"]) == 4 and row["frames"][0].size == (48, 48)
         assert judge("image", row["frames"]) == truth
         assert len(row["audio"]) == 32_000 and row["audio_valid"] == 32_000
         assert judge("audio", np.asarray(row["audio"]), row["sampling_rate"]) == truth
@@ -212,12 +212,12 @@ def test_judges_do_not_mind_form(clips):
 def test_noise_is_near_chance_and_nothing_is_nothing():
     rng = np.random.default_rng(0)
     truths = [clip_attributes("train", index) for index in range(100)]
-    images = [judge_image(rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)) for _ in truths]
+    images = [judge_image(rng.integers(0, 256, (4, 48, 48, 3), dtype=np.uint8)) for _ in truths]
     sounds = [judge_audio(rng.standard_normal(32_000).astype(np.float32), 16_000) for _ in truths]
     assert accuracy(images, truths)["mean"] < 0.35
     assert accuracy(sounds, truths)["mean"] < 0.35
     for nothing in (
-        judge_image(np.full((4, 32, 32, 3), 128, dtype=np.uint8)),
+        judge_image(np.full((4, 48, 48, 3), 128, dtype=np.uint8)),
         judge_audio(np.zeros(32_000), 16_000),
         judge_audio(np.full(32_000, np.nan), 16_000),
         judge_audio(np.zeros(0), 16_000),
