@@ -27,7 +27,7 @@ from modeling_nano4m import Nano4MPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
-SAMPLING = {"top_p": 0.9, "guidance_scale": 2.5}
+SAMPLING = {"top_p": 0.9, "guidance_scale": 1.5}
 # What --fast makes smaller: enough to see every stage work, not enough to learn much.
 FAST = {
     "data": ["--num_train", "200", "--num_validation", "24"],
