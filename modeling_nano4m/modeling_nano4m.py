@@ -20,7 +20,9 @@ from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from modeling_nano4m.configuration_nano4m import Nano4MConfig
 from modeling_nano4m.generation_nano4m import Nano4MGenerationMixin
@@ -35,6 +37,12 @@ class Nano4MOutput(ModelOutput):
     logits: for each modality, `(its number of targets, vocab_size)` float32, in the order of the flattened batch.
     last_hidden_state: decoder output at the queried positions, `(batch, num_targets, hidden_size)`.
     encoder_last_hidden_state: `(batch, 1 + num_inputs, hidden_size)`; the first is the learned start state.
+    hidden_states: with `output_hidden_states=True`, what enters the first decoder layer, what leaves each layer but
+        the last, and `last_hidden_state`; encoder_hidden_states: with `output_encoder_hidden_states=True`, what
+        leaves each encoder layer.
+    attentions, cross_attentions: with `output_attentions=True` and eager attention, the weights of each decoder layer,
+        `(batch, heads, num_targets, num_targets or 1 + num_inputs)`; encoder_attentions: with
+        `output_encoder_attentions=True`, those of each encoder layer.
     """
 
     loss: torch.FloatTensor | None = None
@@ -43,6 +51,11 @@ class Nano4MOutput(ModelOutput):
     logits: dict[str, torch.FloatTensor] | None = None
     last_hidden_state: torch.FloatTensor | None = None
     encoder_last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 def eager_attention_forward(
@@ -84,7 +97,7 @@ class Nano4MAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         context: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         context = hidden_states if context is None else context
         query, key, value = (
             projection(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -95,10 +108,10 @@ class Nano4MAttention(nn.Module):
             implementation = "sdpa"
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.dropout if self.training else 0.0
-        output, _ = attend(
+        output, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, is_causal=False
         )
-        return self.o_proj(output.flatten(2))
+        return self.o_proj(output.flatten(2)), weights
 
 
 class Nano4MMLP(nn.Module):
@@ -129,9 +142,8 @@ class Nano4MEncoderLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        hidden_states = hidden_states + self.dropout(
-            self.attention(self.attention_norm(hidden_states), attention_mask)
-        )
+        attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask)
+        hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
 
@@ -155,9 +167,9 @@ class Nano4MDecoderLayer(GradientCheckpointingLayer):
         encoder_hidden_states: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        attended = self.self_attention(self.self_attention_norm(hidden_states), attention_mask)
+        attended, _ = self.self_attention(self.self_attention_norm(hidden_states), attention_mask)
         hidden_states = hidden_states + self.dropout(attended)
-        attended = self.cross_attention(
+        attended, _ = self.cross_attention(
             self.cross_attention_norm(hidden_states), encoder_attention_mask, context=encoder_hidden_states
         )
         hidden_states = hidden_states + self.dropout(attended)
@@ -224,6 +236,13 @@ class Nano4MPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_record_outputs = {
+        "hidden_states": Nano4MDecoderLayer,
+        "attentions": OutputRecorder(Nano4MAttention, index=1, layer_name="self_attention"),
+        "cross_attentions": OutputRecorder(Nano4MAttention, index=1, layer_name="cross_attention"),
+        "encoder_hidden_states": Nano4MEncoderLayer,
+        "encoder_attentions": OutputRecorder(Nano4MAttention, index=1, layer_name="attention"),
+    }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -256,6 +275,44 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         )
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of all vocabularies, one after the other in the order of `config.modality_names`."""
+        return self.embeddings.tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.tokens = value
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """Raises a ValueError: there are as many vocabularies as modalities."""
+        raise ValueError("nano4M has a vocabulary per modality; call resize_vocabulary(modality, vocab_size) instead")
+
+    @torch.no_grad()
+    def resize_vocabulary(self, modality: str, vocab_size: int) -> None:
+        """Give a modality more or fewer ids; those that stay keep their embeddings and their rows of the head.
+
+        Args:
+            modality: its name.
+            vocab_size: new number of ids, at least 1. New ids start from fresh random weights.
+
+        Raises:
+            ValueError: the model does not know the modality, or `vocab_size` is less than 1.
+        """
+        config, index = self.config, self.config.modality_id(modality)
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size of {modality!r} must be at least 1, not {vocab_size}")
+        parts = list(self.embeddings.tokens.weight.split([config.vocab_size_of(name) for name in config.modalities]))
+        parts[index] = self._resized(parts[index], vocab_size)
+        head = self._resized(self.heads[modality].weight, vocab_size)
+        self.embeddings.tokens = nn.Embedding.from_pretrained(torch.cat(parts), freeze=False)
+        self.heads[modality].weight = nn.Parameter(head)
+        self.heads[modality].out_features = vocab_size
+        config.modalities[modality]["vocab_size"] = vocab_size
+        self.embeddings.token_offsets.copy_(self.embeddings._offsets(config.vocab_size_of))
+
+    def _resized(self, weight: torch.Tensor, length: int) -> torch.Tensor:
+        fresh = weight.new_empty(max(0, length - len(weight)), weight.shape[1])
+        return torch.cat([weight[:length], fresh.normal_(std=self.config.initializer_range)])
+
     @torch.no_grad()
     def start_from_token_vectors(self, modality: str, vectors: torch.FloatTensor) -> None:
         """Before training, make tokens with like vectors alike, in the embeddings and in the head of a modality.
@@ -275,6 +332,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             projection = torch.randn(vectors.shape[1], weight.shape[1], device=self.device) / vectors.shape[1] ** 0.5
             weight.mul_(0.3).add_(self.config.initializer_range * (vectors @ projection))
 
+    @capture_outputs
     def forward(
         self,
         input_ids: torch.LongTensor,
@@ -286,6 +344,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         target_valid_mask: torch.BoolTensor | None = None,
         target_ids: torch.LongTensor | None = None,
         return_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Nano4MOutput:
         """Predict the tokens at the target positions from the input tokens.
 

@@ -220,3 +220,36 @@ def test_token_vectors_make_like_tokens_alike():
     assert torch.equal(model.heads["audio"].weight, untouched)
     with pytest.raises(ValueError, match="unknown modality 'smell'"):
         model.start_from_token_vectors("smell", vectors)
+
+
+def test_a_vocabulary_can_be_resized(tmp_path):
+    model, batch = make_model(), make_batch()
+    before = model(**batch, return_logits=True)
+    model.resize_vocabulary("audio", 9)
+    after = model(**batch, return_logits=True)
+    for name in ("image", "text"):
+        torch.testing.assert_close(after.logits[name], before.logits[name])
+    torch.testing.assert_close(after.logits["audio"][:, :7], before.logits["audio"])
+    assert after.logits["audio"].shape[1] == 9
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(**batch).loss, after.loss)
+    model.resize_vocabulary("audio", 7)
+    torch.testing.assert_close(model(**batch).loss, before.loss)
+    with pytest.raises(ValueError, match="unknown modality 'smell'"):
+        model.resize_vocabulary("smell", 9)
+    with pytest.raises(ValueError, match="resize_vocabulary"):
+        model.resize_token_embeddings(99)
+
+
+def test_hidden_states_and_attentions_are_returned_on_request():
+    model, batch = make_model(attn_implementation="eager"), make_batch()
+    assert model(**batch).hidden_states is None
+    flags = ("hidden_states", "attentions", "encoder_hidden_states", "encoder_attentions")
+    output = model(**batch, **{f"output_{flag}": True for flag in flags})
+    assert [len(output[flag]) for flag in (*flags, "cross_attentions")] == [3, 2, 2, 2, 2]
+    torch.testing.assert_close(output.hidden_states[-1], output.last_hidden_state)
+    torch.testing.assert_close(model.encoder_norm(output.encoder_hidden_states[-1]), output.encoder_last_hidden_state)
+    assert output.cross_attentions[0].shape == (3, 4, 5, 1 + 6) and output.encoder_attentions[0].shape[2:] == (7, 7)
+    for weights in (output.attentions[1], output.cross_attentions[1], output.encoder_attentions[1]):
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
