@@ -14,6 +14,7 @@ import torch
 import torchaudio
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import can_return_tuple
 
 from tokenizers_4m.audio.configuration_audio_tokenizer import AudioTokenizerConfig
 from tokenizers_4m.autoencoder import AutoencoderOutput, QuantizedAutoencoder
@@ -71,6 +72,7 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
         self.decoder = nn.Sequential(*decoder, nn.Conv1d(channels, config.num_mels, 3, padding=1))
         self.post_init()
 
+    @can_return_tuple
     def forward(self, waveform: torch.FloatTensor) -> AutoencoderOutput:
         """Reconstruct the spectrogram of `waveform` `(batch, num_samples)` and score the result."""
         log_mel = self.log_mel(waveform)

@@ -15,6 +15,7 @@ from diffusers.models.upsampling import Upsample2D
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import can_return_tuple
 
 from tokenizers_4m.autoencoder import AutoencoderOutput, QuantizedAutoencoder
 from tokenizers_4m.image.configuration_image_tokenizer import ImageTokenizerConfig
@@ -80,6 +81,7 @@ class ImageTokenizer(QuantizedAutoencoder, PreTrainedModel):
         )
         self.post_init()
 
+    @can_return_tuple
     def forward(self, pixel_values: torch.FloatTensor) -> AutoencoderOutput:
         """Reconstruct `pixel_values` `(batch, num_frames, 3, image_size, image_size)` and score the result."""
         pixel_values = pixel_values.to(self.dtype)
