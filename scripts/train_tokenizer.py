@@ -88,9 +88,9 @@ def mix_frames(clips: Dataset, seed: int) -> Dataset:
         order = iter(np.random.default_rng(seed).permutation(len(frames)))
         return {"frames": [[frames[next(order)] for _ in clip] for clip in batch["frames"]]}
 
-    encoded = clips.select_columns("frames").cast_column("frames", List(Image(decode=False)))
-    mixed = encoded.map(mix, batched=True, features=encoded.features, desc="mixing the frames of clips")
-    return mixed.cast_column("frames", List(Image()))
+    clips = clips.select_columns("frames")
+    encoded = clips.cast_column("frames", List(Image(decode=False)))
+    return encoded.map(mix, batched=True, features=clips.features, desc="mixing the frames of clips")
 
 
 def sizes_of(rows) -> dict:
