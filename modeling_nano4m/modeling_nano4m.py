@@ -297,17 +297,21 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         Raises:
             ValueError: the model does not know the modality, or `vocab_size` is less than 1.
         """
-        config, index = self.config, self.config.modality_id(modality)
+        rows = self._vocabulary_rows(modality)
         if vocab_size < 1:
             raise ValueError(f"vocab_size of {modality!r} must be at least 1, not {vocab_size}")
-        parts = list(self.embeddings.tokens.weight.split([config.vocab_size_of(name) for name in config.modalities]))
-        parts[index] = self._resized(parts[index], vocab_size)
-        head = self._resized(self.heads[modality].weight, vocab_size)
-        self.embeddings.tokens = nn.Embedding.from_pretrained(torch.cat(parts), freeze=False)
-        self.heads[modality].weight = nn.Parameter(head)
-        self.heads[modality].out_features = vocab_size
-        config.modalities[modality]["vocab_size"] = vocab_size
-        self.embeddings.token_offsets.copy_(self.embeddings._offsets(config.vocab_size_of))
+        table, head = self.embeddings.tokens.weight, self.heads[modality]
+        table = torch.cat([table[: rows.start], self._resized(table[rows], vocab_size), table[rows.stop :]])
+        self.embeddings.tokens = nn.Embedding.from_pretrained(table, freeze=False)
+        head.weight = nn.Parameter(self._resized(head.weight, vocab_size))
+        head.out_features = vocab_size
+        self.config.modalities[modality]["vocab_size"] = vocab_size
+        self.embeddings.token_offsets.copy_(self.embeddings._offsets(self.config.vocab_size_of))
+
+    def _vocabulary_rows(self, modality: str) -> slice:
+        """Where the ids of a modality stand in the table of all vocabularies."""
+        start = int(self.embeddings.token_offsets[self.config.modality_id(modality)])
+        return slice(start, start + self.config.vocab_size_of(modality))
 
     def _resized(self, weight: torch.Tensor, length: int) -> torch.Tensor:
         fresh = weight.new_empty(max(0, length - len(weight)), weight.shape[1])
@@ -325,10 +329,9 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             vectors: `(vocab_size, dim)`, such as a tokenizer's `token_vectors()`; projected at random to the width
                 and scale of the model's own initial weights.
         """
-        start = int(self.embeddings.token_offsets[self.config.modality_id(modality)])
+        rows = self._vocabulary_rows(modality)
         vectors = ((vectors - vectors.mean(0)) / vectors.std()).to(self.device)
-        embeddings = self.embeddings.tokens.weight[start : start + self.config.vocab_size_of(modality)]
-        for weight in (embeddings, self.heads[modality].weight):
+        for weight in (self.embeddings.tokens.weight[rows], self.heads[modality].weight):
             projection = torch.randn(vectors.shape[1], weight.shape[1], device=self.device) / vectors.shape[1] ** 0.5
             weight.mul_(0.3).add_(self.config.initializer_range * (vectors @ projection))
 

@@ -68,5 +68,5 @@ class QuantizedAutoencoder(TokenizerContract):
         }
         config = self.config
         loss = losses["l1"] + config.mse_weight * losses["mse"] + config.commitment_weight * losses["commitment"]
-        token_ids = quantized.token_ids.reshape(len(original), self.config.num_tokens)
+        token_ids = quantized.token_ids.reshape(len(original), config.num_tokens)
         return AutoencoderOutput(loss, losses, reconstruction, token_ids)

@@ -172,9 +172,8 @@ def _spread_rows(rows: torch.Tensor, number: int) -> torch.Tensor:
 
     Drawn evenly, most codes would go to what is frequent, such as background, however little it varies.
     """
-    rows = rows.float()
-    chosen = torch.empty(number, rows.shape[1], device=rows.device)
-    distance = torch.full((len(rows),), torch.inf, device=rows.device)
+    chosen = rows.new_empty(number, rows.shape[1])
+    distance = rows.new_full((len(rows),), torch.inf)
     pick = torch.randint(len(rows), (1,), device=rows.device)
     for index in range(number):
         chosen[index] = rows[pick[0]]
