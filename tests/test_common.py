@@ -1,16 +1,39 @@
 """transformers' own tests, run on nano4M and on the tokenizers that are trained networks."""
 
+import copy
 import unittest
 
 import torch
 from test_modeling_nano4m import MODALITIES, make_batch
+from test_tokenizers import audio_tokenizer, example, image_tokenizer
+from transformers import PreTrainedConfig
 from transformers_suite import suite_module
 
 from modeling_nano4m import Nano4MConfig, Nano4MModel
-from tokenizers_4m import AudioTokenizer, AudioTokenizerConfig, ImageTokenizer, ImageTokenizerConfig
+from tokenizers_4m import AudioTokenizer, ImageTokenizer
 
 common = suite_module("test_modeling_common")
 configuration = suite_module("test_configuration_common")
+
+
+class CommonTests(common.ModelTesterMixin):
+    """What a model adds: `all_model_classes`, a `model_tester` and a property of its config to check."""
+
+    all_generative_model_classes = ()  # `generate` fills token grids and is no `GenerationMixin`'s
+    test_resize_embeddings = False  # no model has one vocabulary; of nano4M's several, see `resize_vocabulary`
+    config_property: str
+
+    def setUp(self):
+        (model_class,) = self.all_model_classes
+        self.config_tester = configuration.ConfigTester(
+            self,
+            config_class=model_class.config_class,
+            has_text_modality=False,
+            common_properties=[self.config_property],
+        )
+
+    def test_config(self):
+        self.config_tester.run_common_tests()
 
 
 class Nano4MTester:
@@ -20,9 +43,6 @@ class Nano4MTester:
     hidden_size, num_attention_heads = 32, 4
     num_hidden_layers = 2
     is_training = True
-
-    def __init__(self, parent):
-        self.parent = parent
 
     def get_config(self) -> Nano4MConfig:
         return Nano4MConfig(
@@ -38,57 +58,33 @@ class Nano4MTester:
         return self.get_config(), make_batch(self.batch_size, self.seq_length, self.seq_length)
 
 
-class Nano4MModelTest(common.ModelTesterMixin, unittest.TestCase):
+class Nano4MModelTest(CommonTests, unittest.TestCase):
     all_model_classes = (Nano4MModel,)
-    all_generative_model_classes = ()  # `generate` fills token grids and is no `GenerationMixin`'s
+    model_tester = Nano4MTester()
+    config_property = "hidden_size"
     additional_model_inputs = sorted(make_batch().keys() - {"input_ids", "target_ids"})
-    test_resize_embeddings = False  # one table holds all vocabularies; see `resize_vocabulary`
-
-    def setUp(self):
-        self.model_tester = Nano4MTester(self)
-        self.config_tester = configuration.ConfigTester(
-            self, config_class=Nano4MConfig, has_text_modality=False, common_properties=["hidden_size"]
-        )
-
-    def test_config(self):
-        self.config_tester.run_common_tests()
 
 
-class ImageTokenizerTester:
+class AutoencoderTester:
+    """Makes the configuration and the inputs of a tokenizer from those of its own tests."""
+
     batch_size, is_training = 3, True
 
-    def get_config(self) -> ImageTokenizerConfig:
-        return ImageTokenizerConfig(image_size=16, num_frames=2, block_out_channels=[8, 16, 16], codebook_size=32)
+    def __init__(self, tokenizer: ImageTokenizer | AudioTokenizer):
+        self.tokenizer = tokenizer
 
-    def prepare_config_and_inputs_for_common(self) -> tuple[ImageTokenizerConfig, dict[str, torch.Tensor]]:
-        return self.get_config(), {"pixel_values": torch.randn(3, 2, 3, 16, 16)}
+    def get_config(self) -> PreTrainedConfig:
+        return copy.deepcopy(self.tokenizer.config)
 
-
-class AudioTokenizerTester:
-    batch_size, is_training = 3, True
-
-    def get_config(self) -> AudioTokenizerConfig:
-        return AudioTokenizerConfig(clip_seconds=0.5, num_mels=32, hidden_size=16, codebook_size=16)
-
-    def prepare_config_and_inputs_for_common(self) -> tuple[AudioTokenizerConfig, dict[str, torch.Tensor]]:
-        return self.get_config(), {"waveform": 0.1 * torch.randn(3, 8000)}
+    def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+        return self.get_config(), {self.tokenizer.main_input_name: example(self.tokenizer)}
 
 
-class AutoencoderTests(common.ModelTesterMixin):
-    """What holds for both: they have no attention to return, and no vocabulary of words to resize."""
+class AutoencoderTests(CommonTests):
+    """What holds for both: they have no attention to return, and media go in, not ids."""
 
-    all_generative_model_classes = ()
+    config_property = "codebook_size"
     has_attentions = False
-    test_resize_embeddings = False
-
-    def setUp(self):
-        (model_class,) = self.all_model_classes
-        self.config_tester = configuration.ConfigTester(
-            self, config_class=model_class.config_class, has_text_modality=False, common_properties=["codebook_size"]
-        )
-
-    def test_config(self):
-        self.config_tester.run_common_tests()
 
     def test_model_outputs_equivalence(self):
         """As transformers' own, without the hidden states that it asks for too."""
@@ -118,9 +114,9 @@ class AutoencoderTests(common.ModelTesterMixin):
 
 class ImageTokenizerTest(AutoencoderTests, unittest.TestCase):
     all_model_classes = (ImageTokenizer,)
-    model_tester = ImageTokenizerTester()
+    model_tester = AutoencoderTester(image_tokenizer())
 
 
 class AudioTokenizerTest(AutoencoderTests, unittest.TestCase):
     all_model_classes = (AudioTokenizer,)
-    model_tester = AudioTokenizerTester()
+    model_tester = AutoencoderTester(audio_tokenizer())
