@@ -2,10 +2,10 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
-from modeling_nano4m.configuration_nano4m import Nano4MConfig
-from modeling_nano4m.modeling_nano4m import Nano4MModel, Nano4MOutput, Nano4MPreTrainedModel
-from modeling_nano4m.pipeline_nano4m import Nano4MPipeline, Nano4MPipelineOutput
-from modeling_nano4m.scheduling_unmasking import UnmaskingScheduler
+from .configuration_nano4m import Nano4MConfig
+from .modeling_nano4m import Nano4MModel, Nano4MOutput, Nano4MPreTrainedModel
+from .pipeline_nano4m import Nano4MPipeline, Nano4MPipelineOutput
+from .scheduling_unmasking import UnmaskingScheduler
 
 AutoConfig.register(Nano4MConfig.model_type, Nano4MConfig, exist_ok=True)
 AutoModel.register(Nano4MConfig, Nano4MModel, exist_ok=True)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from modeling_nano4m.generation_nano4m import compact
-
 
 @dataclass
 class MaskingCollator:
@@ -168,3 +166,10 @@ class MaskingCollator:
 
     def _uniform(self, shape) -> torch.FloatTensor:
         return torch.rand(shape, generator=self.generator)
+
+
+def compact(mask: torch.BoolTensor, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], torch.BoolTensor]:
+    """Move what `mask` (batch, length) marks to the front, in order, and cut off what no sample needs."""
+    longest = int(mask.sum(1).max()) if mask.numel() else 0
+    order = mask.long().argsort(dim=1, descending=True, stable=True)[:, :longest]
+    return [tensor.gather(1, order) for tensor in tensors], mask.gather(1, order)
