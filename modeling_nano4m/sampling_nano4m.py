@@ -51,7 +51,6 @@ def sample(
     for warper in warpers:
         scores = warper(None, scores)
     # Inverse transform sampling spends one uniform number per token, whatever the vocabulary.
-    cumulative = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
-    threshold = uniform.double().flatten()[:, None] * cumulative[:, -1:]
-    sampled = torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+    cumulative = scores.softmax(-1).cumsum(-1)
+    sampled = torch.searchsorted(cumulative, uniform.flatten()[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return sampled.view(uniform.shape)
