@@ -58,9 +58,9 @@ def test_an_unknown_measure_is_named(capsys):
 def copy_weights(baseline: Baseline4M, model: Nano4MModel) -> None:
     """Give nano4M the baseline's weights: layers by name, the shared tables to everything that they serve."""
     theirs, weights = baseline.state_dict(), {}
-    for name, ours in model.state_dict().items():
+    for name in model.state_dict():
         if name.startswith("embeddings.tokens."):
-            weights[name] = theirs["tokens.weight"].repeat(len(ours) // len(theirs["tokens.weight"]), 1)
+            weights[name] = theirs["tokens.weight"]
         elif name.startswith("embeddings.positions."):
             weights[name] = theirs["positions.weight"]
         elif name.startswith("embeddings.modalities."):
