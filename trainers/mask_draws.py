@@ -6,6 +6,44 @@ integers, so that masking costs less than reading the rows.
 
 import numpy as np
 
+Alphas = float | dict[str, float]
+
+
+def alpha_mixture(
+    names: list[str], mixture: dict[str, Alphas | list[Alphas]], weights: list[float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write out a mixture of Dirichlet concentrations.
+
+    Args:
+        names: the modalities.
+        mixture: for each field its concentrations: a number for all modalities, a dictionary in which one that is not
+            named has 1, or a list of these; of lists, one entry is drawn, the same of all fields.
+        weights: how often each entry is drawn; equally often if None.
+
+    Returns:
+        Concentrations `(entries, fields, modalities)`, and the probability of each entry `(entries,)`.
+
+    Raises:
+        ValueError: for unknown modalities, numbers out of range, and lists of different lengths.
+    """
+    lists = {field: alphas if isinstance(alphas, list) else [alphas] for field, alphas in mixture.items()}
+    size = max(1, *map(len, lists.values()))
+    table = []
+    for field, alphas in lists.items():
+        if len(alphas) not in (1, size):
+            raise ValueError(f"{field} has {len(alphas)} entries: needs 1 or, as the longest list has, {size}")
+        named = [each if isinstance(each, dict) else dict.fromkeys(names, each) for each in alphas]
+        for each in named:
+            if unknown := set(each) - set(names):
+                raise ValueError(f"{field}: unknown modality {min(unknown)!r}; there are {', '.join(names)}")
+            if not all(isinstance(alpha, int | float) and 0 < alpha < np.inf for alpha in each.values()):
+                raise ValueError(f"{field}={mixture[field]} must hold finite numbers above 0")
+        table.append([[float(each.get(name, 1.0)) for name in names] for each in named * (size // len(named))])
+    weights = [1.0] * size if weights is None else weights
+    if len(weights) != size or min(weights) < 0 or not sum(weights) > 0:
+        raise ValueError(f"alpha_weights={weights} must be {size} numbers of at least 0, one of them above")
+    return np.array(table).swapaxes(0, 1), np.array(weights, dtype=float) / sum(weights)
+
 
 def share_out(
     available: np.ndarray, budget: np.ndarray, lengths: np.ndarray, alphas: np.ndarray, generator: np.random.Generator
@@ -34,24 +72,20 @@ def share_out(
     logs = np.log(generator.standard_gamma(alphas + 1)) - generator.standard_exponential(alphas.shape) / alphas
     shares = np.exp(logs - logs.max(axis=1, keepdims=True))
     rates = np.maximum(shares / shares.sum(axis=1, keepdims=True), 1e-6) / lengths
+    left = available[:, :, None].astype(np.float32) - np.arange(longest, dtype=np.float32)
     times = generator.standard_exponential((*available.shape, longest))
     with np.errstate(divide="ignore"):  # a token that is not there never arrives
-        times /= np.maximum(available[:, :, None] - np.arange(longest), 0)
+        times /= np.maximum(left, 0, out=left)
     np.cumsum(times, axis=2, out=times)
     times /= rates[:, :, None]
-    flat = times.reshape(len(times), -1)
-    last = np.maximum(budget, 1) - 1
-    if (last == last[0]).all():
-        end = np.partition(flat, last[0], axis=1)[:, last[0]]
-    else:
-        end = np.take_along_axis(np.sort(flat, axis=1), last[:, None], axis=1)[:, 0]
-    end[budget == 0] = -1.0
-    return (times <= end[:, None, None]).sum(axis=2)
+    in_order = np.sort(times.reshape(len(times), -1), axis=1)
+    last = np.take_along_axis(in_order, np.maximum(budget, 1)[:, None] - 1, axis=1)
+    return (times <= np.where(budget > 0, last[:, 0], -1.0)[:, None, None]).sum(axis=2)
 
 
 def random_order(present: np.ndarray, length: int, generator: np.random.Generator) -> np.ndarray:
     """Places `0 ... present - 1` of each sample in random order, `(batch, length)`; what follows has no meaning."""
-    return _sorted_places(generator.integers(0, 2**32, (len(present), length), dtype=np.uint32), present)
+    return _sorted_places(_random_keys(len(present), length, generator), present)
 
 
 def span_order(
@@ -59,8 +93,14 @@ def span_order(
 ) -> np.ndarray:
     """As `random_order`, but runs of about `mean_span_length` places (geometrically distributed) stay together."""
     begins = generator.random((len(present), length), dtype=np.float32) < 1 / mean_span_length
-    keys = generator.integers(0, 2**32, (len(present), length + 1), dtype=np.uint32)
+    keys = _random_keys(len(present), length + 1, generator)
     return _sorted_places(np.take_along_axis(keys, begins.cumsum(axis=1), axis=1), present)
+
+
+def _random_keys(rows: int, columns: int, generator: np.random.Generator) -> np.ndarray:
+    """Random 32 bits each; two of each number that the generator is made of, at half the cost of `integers`."""
+    numbers = generator.bit_generator.random_raw((rows * columns + 1) // 2)
+    return numbers.view(np.uint32)[: rows * columns].reshape(rows, columns)
 
 
 def _sorted_places(keys: np.ndarray, present: np.ndarray) -> np.ndarray:

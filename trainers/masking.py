@@ -18,10 +18,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from trainers.mask_draws import random_order, share_out, span_order
+from trainers.mask_draws import Alphas, alpha_mixture, random_order, share_out, span_order
 from trainers.token_rows import TokenRows
-
-Alphas = float | dict[str, float]
 
 
 @dataclass
@@ -71,9 +69,8 @@ class MaskingCollator:
         self.vocab_sizes = {name: self.modalities[name]["vocab_size"] for name in self.names}
         self.left_to_right = [self.modalities[name].get("order", "any") == "left_to_right" for name in self.names]
         self._check_options()
-        self.alphas = self._alpha_mixture()
-        weights = np.array(self.alpha_weights or [1.0] * len(self.alphas), dtype=float)
-        self.alpha_probabilities = weights / weights.sum()
+        mixture = {"input_alphas": self.input_alphas, "target_alphas": self.target_alphas}
+        self.alphas, self.alpha_probabilities = alpha_mixture(self.names, mixture, self.alpha_weights)
         self.weights = np.array([float((self.target_weights or {}).get(name, 1.0)) for name in self.names])
         self.generator = np.random.default_rng(self.seed)
 
@@ -211,18 +208,6 @@ class MaskingCollator:
             array[mask] = real
         return {**spread, f"{side}_valid_mask": mask}
 
-    def _alpha_mixture(self) -> np.ndarray:
-        """Concentrations of inputs and of targets, `(mixture, 2, modalities)`."""
-        table = [
-            [
-                [float(each.get(name, 1.0) if isinstance(each, dict) else each) for name in self.names]
-                for each in alphas
-            ]
-            for alphas in (_as_list(self.input_alphas), _as_list(self.target_alphas))
-        ]
-        size = max(len(alphas) for alphas in table)
-        return np.array([alphas * size if len(alphas) == 1 else alphas for alphas in table]).swapaxes(0, 1)
-
     def _check_options(self) -> None:
         if not 0 <= self.min_inputs <= self.max_inputs:
             raise ValueError(f"min_inputs={self.min_inputs} must lie between 0 and max_inputs={self.max_inputs}")
@@ -236,36 +221,14 @@ class MaskingCollator:
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must be at least 0")
         weights = self.target_weights or {}
-        self._check_names("target_weights", weights)
+        for name in weights:
+            if name not in self.names:
+                raise ValueError(f"target_weights: unknown modality {name!r}; there are {', '.join(self.names)}")
         if min(weights.values(), default=1.0) < 0 or not any(weights.get(name, 1.0) > 0 for name in self.names):
             raise ValueError(f"target_weights={weights} must be at least 0, and above 0 for one modality")
-        sizes = {"input_alphas": len(_as_list(self.input_alphas)), "target_alphas": len(_as_list(self.target_alphas))}
-        for field in sizes:
-            for alphas in _as_list(getattr(self, field)):
-                named = alphas if isinstance(alphas, dict) else {"all": alphas}
-                self._check_names(field, alphas if isinstance(alphas, dict) else {})
-                if not all(alpha > 0 for alpha in named.values()):
-                    raise ValueError(f"{field}={getattr(self, field)} must be above 0")
-        if self.alpha_weights is not None:
-            sizes["alpha_weights"] = len(self.alpha_weights)
-            if not min(self.alpha_weights, default=0.0) >= 0 or not sum(self.alpha_weights) > 0:
-                raise ValueError(f"alpha_weights={self.alpha_weights} must be at least 0, and one of them above")
-        if len(set(sizes.values()) - {1}) > 1 or sizes.get("alpha_weights", max(sizes.values())) < max(sizes.values()):
-            raise ValueError(
-                f"the lists of a mixture must be equally long, or single values; they have {sizes} entries"
-            )
-
-    def _check_names(self, field: str, values: dict) -> None:
-        for name in values:
-            if name not in self.names:
-                raise ValueError(f"{field}: unknown modality {name!r}; there are {', '.join(self.names)}")
 
 
 def real_token_share(batch: Mapping[str, torch.Tensor]) -> float:
     """Part of the places in a masked batch, inputs and targets together, that holds tokens and no padding."""
     masks = [batch[f"{side}_valid_mask"] for side in ("input", "target")]
     return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
-
-
-def _as_list(alphas: Alphas | list[Alphas]) -> list[Alphas]:
-    return alphas if isinstance(alphas, list) else [alphas]
