@@ -37,7 +37,7 @@ def alpha_mixture(
             if unknown := set(each) - set(names):
                 raise ValueError(f"{field}: unknown modality {min(unknown)!r}; there are {', '.join(names)}")
             if not all(isinstance(alpha, int | float) and 0 < alpha < np.inf for alpha in each.values()):
-                raise ValueError(f"{field}={mixture[field]} must hold finite numbers above 0")
+                raise ValueError(f"{field}={mixture[field]!r} must hold finite numbers above 0")
         table.append([[float(each.get(name, 1.0)) for name in names] for each in named * (size // len(named))])
     weights = [1.0] * size if weights is None else weights
     if len(weights) != size or min(weights) < 0 or not sum(weights) > 0:

@@ -80,13 +80,14 @@ def _read_column(columns: Mapping, name: str) -> tuple[np.ndarray, np.ndarray, n
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
         elif not isinstance(column, pa.Array):
-            column = pa.array(list(column), type=pa.list_(pa.int64()))
-        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+            column = pa.array(list(column))
+        if pa.types.is_null(column.type):  # no row has any
+            column = pa.nulls(len(column), pa.list_(pa.int64()))
+        elif not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
             column = column.cast(pa.list_(column.type.value_type))
         offsets = column.offsets.to_numpy()
         # Only what belongs to these rows: behind a slice of a table lies the whole table.
         values = column.values[offsets[0] : offsets[-1]]
-        # Without nulls, and of integers; both are views of the same memory.
         if values.null_count or not (pa.types.is_integer(values.type) or not len(values)):
             raise pa.ArrowInvalid(f"values of type {values.type}, {values.null_count} of them missing")
     except (pa.ArrowException, AttributeError, TypeError) as error:
