@@ -1,6 +1,6 @@
 """Training: the masking collator and the Trainer subclasses."""
 
-from trainers.masking import MaskingCollator
+from trainers.masking import MaskingCollator, real_token_share
 from trainers.optimizer import MuonWithAdamW
 from trainers.trainer import ClipCollator, Nano4MTrainer, Nano4MTrainingArguments, TokenizerTrainer, fit
 
@@ -12,4 +12,5 @@ __all__ = [
     "Nano4MTrainingArguments",
     "TokenizerTrainer",
     "fit",
+    "real_token_share",
 ]
