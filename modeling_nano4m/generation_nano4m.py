@@ -12,8 +12,9 @@ in any batch.
 from collections.abc import Mapping, Sequence
 
 import torch
-from transformers import DynamicCache, GenerationMixin
+from transformers import GenerationMixin
 
+from .layers_nano4m import KeyValueCache
 from .linear_cross_entropy import linear_cross_entropy
 from .sampling_nano4m import expand_seed, random_numbers, sample
 from .scheduling_unmasking import UnmaskingScheduler
@@ -370,7 +371,7 @@ class _Memory:
     def __init__(self, model, batch: dict[str, torch.Tensor], num_branches: int):
         self.model = model
         self.num_branches = num_branches
-        self.encoder_cache, self.decoder_cache = DynamicCache(), DynamicCache()
+        self.encoder_cache, self.decoder_cache = KeyValueCache(), KeyValueCache()
         self.states, self.valid_mask = model.encode(**batch, cache=self.encoder_cache)
 
     def ask(self, modality_id: int, positions: torch.LongTensor, asked: torch.BoolTensor) -> torch.FloatTensor:
@@ -401,8 +402,8 @@ class _Memory:
         """Forget the samples that are finished."""
         rows = self._for_branches(samples[:, None])[:, 0].nonzero()[:, 0]
         self.states, self.valid_mask = self.states[rows], self.valid_mask[rows]
-        self.encoder_cache.batch_select_indices(rows)
-        self.decoder_cache.batch_select_indices(rows)
+        self.encoder_cache.keep(rows)
+        self.decoder_cache.keep(rows)
 
     def _for_branches(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.repeat(self.num_branches, *[1] * (tensor.ndim - 1))

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -67,6 +66,36 @@ class SequenceLayout:
         return padded.index_copy(0, self.places, states[0]).unflatten(0, self.shape)
 
 
+class KeyValueCache:
+    """Keys and values that attention layers have computed so far, `(batch, heads, length, head_dim)` each.
+
+    They stand in buffers that double when full: joining old and new ones in every step would copy all of them every
+    time.
+    """
+
+    def __init__(self):
+        self.buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.lengths: dict[int, int] = {}
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, layer_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add keys and values to those of a layer; returns all of them."""
+        start = self.lengths.get(layer_index, 0)
+        end = start + key.shape[2]
+        if layer_index not in self.buffers or self.buffers[layer_index][0].shape[2] < end:
+            grown = tuple(new.new_empty(*new.shape[:2], max(end, 2 * start), new.shape[3]) for new in (key, value))
+            for buffer, old in zip(grown, self.buffers.get(layer_index, ()), strict=False):
+                buffer[:, :, :start] = old[:, :, :start]
+            self.buffers[layer_index] = grown
+        for buffer, new in zip(self.buffers[layer_index], (key, value), strict=True):
+            buffer[:, :, start:end] = new
+        self.lengths[layer_index] = end
+        return tuple(buffer[:, :, :end] for buffer in self.buffers[layer_index])
+
+    def keep(self, rows: torch.LongTensor) -> None:
+        """Forget all samples but these."""
+        self.buffers = {layer: tuple(buffer[rows] for buffer in pair) for layer, pair in self.buffers.items()}
+
+
 class Nano4MAttention(nn.Module):
     """Multi-head attention of `hidden_states` to themselves, or to `context`; with a cache also to all before."""
 
@@ -89,7 +118,7 @@ class Nano4MAttention(nn.Module):
         layout: SequenceLayout,
         context: torch.Tensor | None = None,
         context_layout: SequenceLayout | None = None,
-        cache: DynamicCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if context is None:
             context, context_layout = hidden_states, layout
@@ -144,7 +173,7 @@ class Nano4MEncoderLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         layout: SequenceLayout,
-        cache: DynamicCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> torch.Tensor:
         attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, layout, cache=cache)
         hidden_states = hidden_states + self.dropout(attended)
@@ -172,7 +201,7 @@ class Nano4MDecoderLayer(GradientCheckpointingLayer):
         encoder_attention_mask: torch.Tensor | None,
         layout: SequenceLayout,
         encoder_layout: SequenceLayout,
-        cache: DynamicCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> torch.Tensor:
         attended, _ = self.self_attention(self.self_attention_norm(hidden_states), attention_mask, layout)
         hidden_states = hidden_states + self.dropout(attended)

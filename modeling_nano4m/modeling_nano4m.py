@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.processing_utils import Unpack
@@ -29,6 +29,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_nano4m import Nano4MConfig
 from .generation_nano4m import Nano4MGenerationMixin
 from .layers_nano4m import (
+    KeyValueCache,
     Nano4MAttention,
     Nano4MDecoderLayer,
     Nano4MEncoderLayer,
@@ -319,7 +320,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         input_position_ids: torch.LongTensor,
         input_valid_mask: torch.BoolTensor | None = None,
         input_steps: torch.LongTensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> tuple[torch.FloatTensor, torch.BoolTensor]:
         """Read visible tokens; see `forward`. Returns states `(batch, 1 + num_inputs, hidden_size)` and their mask.
 
@@ -344,7 +345,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         input_modality_ids: torch.LongTensor,
         input_position_ids: torch.LongTensor,
         valid_mask: torch.BoolTensor,
-        cache: DynamicCache,
+        cache: KeyValueCache,
     ) -> torch.FloatTensor:
         """Read more tokens, each a step later than the one before, as if `encode` had read all at once.
 
@@ -363,7 +364,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         return self._encoder(hidden_states, attention_mask, valid_mask[:, length - num_new :], cache)
 
     def _encoder(
-        self, hidden_states: torch.Tensor, attention_mask, valid_mask: torch.BoolTensor, cache: DynamicCache | None
+        self, hidden_states: torch.Tensor, attention_mask, valid_mask: torch.BoolTensor, cache: KeyValueCache | None
     ) -> torch.FloatTensor:
         layout = SequenceLayout(valid_mask, drop_padding=self.training)
         hidden_states = layout.drop_padding(hidden_states)
@@ -380,7 +381,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         target_valid_mask: torch.BoolTensor | None = None,
         input_steps: torch.LongTensor | None = None,
         target_steps: torch.LongTensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> torch.FloatTensor:
         """States `(batch, num_targets, hidden_size)` from which a modality's head predicts the queried tokens.
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from test_modeling_nano4m import MODALITIES, make_model
-from transformers import AutoModel, DynamicCache
+from transformers import AutoModel
 
 from modeling_nano4m import UnmaskingScheduler
+from modeling_nano4m.layers_nano4m import KeyValueCache
 
 CONDITION = {"image": torch.arange(36).view(3, 12) % 20, "audio": torch.arange(30).view(3, 10) % 7}
 
@@ -85,7 +86,7 @@ def test_reading_in_pieces_equals_reading_all_at_once(attention):
     mask[1, [2, 6, 9]] = False
     states, _ = model.encode(ids, modality, place, mask[:, 1:], steps)
     expected = model.decode(torch.ones_like(query), query, states, mask)
-    cache, memory, read = DynamicCache(), DynamicCache(), []
+    cache, memory, read = KeyValueCache(), KeyValueCache(), []
     for start, end in ((0, 4), (4, 6), (6, 10)):
         part = ids[:, start:end], modality[:, start:end], place[:, start:end]
         if start == 0:
