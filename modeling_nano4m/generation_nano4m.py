@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from modeling_nano4m.scheduling_unmasking import UnmaskingScheduler
+from .scheduling_unmasking import UnmaskingScheduler
 
 DEFAULT_STEPS = 8
 

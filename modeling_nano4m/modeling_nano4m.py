@@ -24,8 +24,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from modeling_nano4m.configuration_nano4m import Nano4MConfig
-from modeling_nano4m.generation_nano4m import Nano4MGenerationMixin
+from .configuration_nano4m import Nano4MConfig
+from .generation_nano4m import Nano4MGenerationMixin
 
 
 @dataclass

@@ -10,10 +10,11 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from tqdm.auto import tqdm
 
-from modeling_nano4m.generation_nano4m import expand_seed
-from modeling_nano4m.modeling_nano4m import Nano4MModel
-from modeling_nano4m.scheduling_unmasking import UnmaskingScheduler
 from tokenizers_4m import AudioTokenizer, ImageTokenizer, TextTokenizer
+
+from .generation_nano4m import expand_seed
+from .modeling_nano4m import Nano4MModel
+from .scheduling_unmasking import UnmaskingScheduler
 
 
 @dataclass
