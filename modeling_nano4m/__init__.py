@@ -11,6 +11,10 @@ AutoConfig.register(Nano4MConfig.model_type, Nano4MConfig, exist_ok=True)
 AutoModel.register(Nano4MConfig, Nano4MModel, exist_ok=True)
 AutoModelForPreTraining.register(Nano4MConfig, Nano4MModel, exist_ok=True)
 
+# Saves the code beside the weights: the folder then loads elsewhere too, with `trust_remote_code=True`.
+Nano4MConfig.register_for_auto_class()
+Nano4MModel.register_for_auto_class("AutoModel")
+
 __all__ = [
     "Nano4MConfig",
     "Nano4MModel",

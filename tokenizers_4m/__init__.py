@@ -4,10 +4,10 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModel
 
-from tokenizers_4m.audio import AudioTokenizer, AudioTokenizerConfig
-from tokenizers_4m.contract import TokenizerConfig4M, TokenizerContract
-from tokenizers_4m.image import ImageTokenizer, ImageTokenizerConfig
-from tokenizers_4m.text import TextTokenizer, TextTokenizerConfig
+from .audio import AudioTokenizer, AudioTokenizerConfig
+from .contract import TokenizerConfig4M, TokenizerContract
+from .image import ImageTokenizer, ImageTokenizerConfig
+from .text import TextTokenizer, TextTokenizerConfig
 
 TOKENIZERS = {"image": ImageTokenizer, "audio": AudioTokenizer, "text": TextTokenizer}
 

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from tokenizers_4m.contract import TokenizerContract
-from tokenizers_4m.quantizer import QuantizerOutput, VectorQuantizer
+from .contract import TokenizerContract
+from .quantizer import QuantizerOutput, VectorQuantizer
 
 
 @dataclass

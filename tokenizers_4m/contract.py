@@ -13,18 +13,25 @@ Nothing else in the project looks inside a tokenizer, so a new modality needs on
 import hashlib
 import json
 import math
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig
 
-# Written by transformers on every save and without influence on the ids.
-_VOLATILE_CONFIG_FIELDS = ("transformers_version", "_name_or_path", "dtype", "architectures")
+from .remote_code import save_code
+
+# Written on every save and without influence on the ids.
+_VOLATILE_CONFIG_FIELDS = ("transformers_version", "_name_or_path", "dtype", "architectures", "auto_map")
 
 
 class TokenizerConfig4M(PreTrainedConfig):
     """Adds to a config what the contract asks of it. Subclasses define `vocab_size` and `token_axes`."""
 
     modality = ""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Does nothing: the tokenizer saves the code of both, see `TokenizerContract.save_pretrained`."""
 
     @property
     def token_axes(self) -> dict[str, int]:
@@ -43,6 +50,23 @@ class TokenizerContract:
     @property
     def modality(self) -> str:
         return self.config.modality
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Does nothing: `save_pretrained` saves the code in any case, and does it for shared modules too."""
+
+    def save_pretrained(self, save_directory: str | Path, *args, push_to_hub: bool = False, **kwargs) -> None:
+        """Save weights, configuration and code into one folder; see `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: if asked to `push_to_hub` at once: that would upload only what transformers knows of.
+        """
+        if push_to_hub:
+            raise ValueError(
+                "save_pretrained does not push; call push_to_hub(repo_id), which uploads the whole folder"
+            )
+        self.config.auto_map = save_code(type(self), save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def preprocess(self, media):
         """Turn a list of media (files, arrays, PIL images, strings) into what `encode` takes."""

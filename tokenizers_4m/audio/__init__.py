@@ -1,4 +1,4 @@
-from tokenizers_4m.audio.configuration_audio_tokenizer import AudioTokenizerConfig
-from tokenizers_4m.audio.modeling_audio_tokenizer import AudioTokenizer
+from .configuration_audio_tokenizer import AudioTokenizerConfig
+from .modeling_audio_tokenizer import AudioTokenizer
 
 __all__ = ["AudioTokenizer", "AudioTokenizerConfig"]

@@ -4,7 +4,7 @@ import math
 
 from huggingface_hub.dataclasses import strict
 
-from tokenizers_4m.contract import TokenizerConfig4M
+from ..contract import TokenizerConfig4M
 
 
 @strict

@@ -16,9 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from tokenizers_4m.audio.configuration_audio_tokenizer import AudioTokenizerConfig
-from tokenizers_4m.autoencoder import AutoencoderOutput, QuantizedAutoencoder
-from tokenizers_4m.quantizer import VectorQuantizer
+from ..autoencoder import AutoencoderOutput, QuantizedAutoencoder
+from ..quantizer import VectorQuantizer
+from .configuration_audio_tokenizer import AudioTokenizerConfig
 
 
 class ResidualBlock(nn.Module):

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from tokenizers_4m.autoencoder import AutoencoderOutput, QuantizedAutoencoder
-from tokenizers_4m.image.configuration_image_tokenizer import ImageTokenizerConfig
-from tokenizers_4m.quantizer import VectorQuantizer
+from ..autoencoder import AutoencoderOutput, QuantizedAutoencoder
+from ..quantizer import VectorQuantizer
+from .configuration_image_tokenizer import ImageTokenizerConfig
 
 
 def residual_block(channels: int, config: ImageTokenizerConfig) -> ResnetBlock2D:

@@ -1,4 +1,4 @@
-from tokenizers_4m.text.configuration_text_tokenizer import TextTokenizerConfig
-from tokenizers_4m.text.modeling_text_tokenizer import TextTokenizer
+from .configuration_text_tokenizer import TextTokenizerConfig
+from .modeling_text_tokenizer import TextTokenizer
 
 __all__ = ["TextTokenizer", "TextTokenizerConfig"]

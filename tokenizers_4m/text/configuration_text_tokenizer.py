@@ -2,7 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 
-from tokenizers_4m.contract import TokenizerConfig4M
+from ..contract import TokenizerConfig4M
 
 
 @strict

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers import initialization as init
 
-from tokenizers_4m.contract import TokenizerContract
-from tokenizers_4m.text.configuration_text_tokenizer import TextTokenizerConfig
+from ..contract import TokenizerContract
+from .configuration_text_tokenizer import TextTokenizerConfig
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 
