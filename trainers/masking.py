@@ -62,6 +62,9 @@ class MaskingCollator:
         self.weights = torch.tensor([float(weights.get(name, 1.0)) for name in self.names])
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        if "draw" in rows[0]:
+            seeds = np.random.SeedSequence((self.seed, rows[0]["draw"]))
+            self.generator.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         token_ids, valid = self._layout(rows)
         num_inputs, num_targets = self._budgets(valid)
         # Tokens of a modality are taken in random order: first the inputs, then the targets. Those of a sequence that
