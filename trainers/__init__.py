@@ -4,6 +4,7 @@ from trainers.masking import MaskingCollator
 from trainers.nano4m_trainer import Nano4MTrainer, Nano4MTrainingArguments
 from trainers.optimizer import MuonWithAdamW
 from trainers.sampling import DrawnRows, NumberedRows
+from trainers.streaming import StreamedRows
 from trainers.trainer import ClipCollator, TokenizerTrainer, fit
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Nano4MTrainer",
     "Nano4MTrainingArguments",
     "NumberedRows",
+    "StreamedRows",
     "TokenizerTrainer",
     "fit",
 ]

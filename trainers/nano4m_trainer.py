@@ -1,7 +1,9 @@
 """The trainer of nano4M: everything random follows from the numbers of the draws, every target counts the same."""
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import datasets
 import torch
@@ -13,7 +15,10 @@ from modeling_nano4m import Nano4MModel
 from trainers.ema import AveragedWeights
 from trainers.optimizer import MuonWithAdamW
 from trainers.sampling import DrawnRows, DrawSampler, NumberedRows
+from trainers.streaming import StreamedRows
 from trainers.trainer import PartLossTrainer
+
+STREAM_FILE = "stream.json"
 
 
 @dataclass
@@ -73,6 +78,7 @@ class Nano4MTrainer(PartLossTrainer):
 
     - The data set and row of every sample and the mask of every batch follow from its `draw` (see
       `trainers.sampling`), so a resumed training goes on bit for bit. A `datasets.Dataset` is wrapped accordingly.
+      With `StreamedRows` and `ignore_data_skip` it goes on at once but without the rows that were in the buffers.
     - The loss of a step is the mean over modalities of the mean over all their targets in the step, however many
       micro-batches and processes these are spread over: N processes do what one does that accumulates N batches.
     - `tokens_seen` is logged: real input and target tokens of all processes so far.
@@ -86,6 +92,9 @@ class Nano4MTrainer(PartLossTrainer):
         super().__init__(*args, **kwargs)
         if isinstance(self.train_dataset, datasets.Dataset):
             self.train_dataset = DrawnRows([self.train_dataset], seed=self.args.seed)
+        if isinstance(self.train_dataset, StreamedRows) and self.args.ignore_data_skip:
+            if self.args.dataloader_num_workers:
+                raise ValueError("ignore_data_skip with a stream needs dataloader_num_workers=0")
         self.average = None if self.args.ema_decay is None else AveragedWeights(self.args.ema_decay)
         if self.average is not None:
             self.add_callback(self.average)
@@ -192,12 +201,18 @@ class Nano4MTrainer(PartLossTrainer):
             self.average.start(self.model)
             if resume_from_checkpoint is not None:
                 self.average.load(resume_from_checkpoint, self.model)
+        if isinstance(self.train_dataset, StreamedRows) and self.args.ignore_data_skip and resume_from_checkpoint:
+            state = json.loads((Path(resume_from_checkpoint) / STREAM_FILE).read_text(encoding="utf-8"))
+            self.train_dataset.load_state_dict(state)
         return prepared
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.average is not None:
             self.average.save(output_dir, self.model, self.args.should_save)
+        if isinstance(self.train_dataset, StreamedRows) and self.args.ignore_data_skip and self.args.should_save:
+            state = json.dumps(self.train_dataset.state_dict())
+            (Path(output_dir) / STREAM_FILE).write_text(state, encoding="utf-8")
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
