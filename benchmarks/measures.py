@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from benchmarks.baseline import IGNORED, Baseline4M, MaskedDataset
 from benchmarks.baseline import generate as baseline_generate
 from modeling_nano4m import Nano4MConfig, Nano4MModel, UnmaskingScheduler
-from trainers import MaskingCollator
+from trainers import DrawnRows, DrawSampler, MaskingCollator
 
 MODALITIES = ("depth", "normal", "rgb", "text")  # sorted, as the modality ids of nano4M are
 
@@ -235,7 +235,8 @@ def mask_rows(side: str, sizes: Sizes) -> dict:
     if side == "ours":
         # The baseline knows no condition batches.
         collator = MaskingCollator(modalities_of(sizes), sizes.slots, sizes.slots, condition_probability=0.0)
-        loader = DataLoader(rows, sizes.masking_batch_size, shuffle=True, collate_fn=collator)
+        drawn = DrawnRows([rows])
+        loader = DataLoader(drawn, sizes.masking_batch_size, sampler=DrawSampler(drawn), collate_fn=collator)
     else:
         masked = MaskedDataset(rows, list(MODALITIES), sizes.slots, sizes.slots)
         loader = DataLoader(masked, sizes.masking_batch_size, shuffle=True)

@@ -1,8 +1,9 @@
 """Clips to token ids with `Dataset.map`, and the token folder that training reads.
 
-A token folder is a `DatasetDict` on disk plus `tokens.json`, which says which tokenizers made the ids. Each
-row has `clip_id`, `video`, `start`, `end` and one list of ids per modality, `image_ids`, `audio_ids` and
-`text_ids`, without padding; the list is empty where a clip lacks the modality (no audio track, no text).
+A token folder is a `DatasetDict` on disk, or Parquet files named after their split, plus `tokens.json`, which says
+which tokenizers made the ids. Each row has `clip_id`, `video`, `start`, `end` and one list of ids per modality,
+`image_ids`, `audio_ids` and `text_ids`, without padding; the list is empty where a clip lacks the modality (no audio
+track, no text).
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import torch
 from datasets import DatasetDict
 from datasets.fingerprint import Hasher
@@ -19,6 +21,7 @@ from datasets.fingerprint import Hasher
 CODE_VERSION = "1"
 TOKENS_FILE = "tokens.json"
 ROWS_PER_SHARD = 1000
+ROWS_PER_FILE = 10_000
 KEPT_COLUMNS = ["clip_id", "video", "start", "end"]
 MEDIA_COLUMNS = {"image": "frames", "audio": "audio", "text": "text"}
 
@@ -58,7 +61,12 @@ class TokenizeClips:
 
 
 def tokenize_clips(
-    clips: DatasetDict, tokenizers: dict, output_dir: str | Path, batch_size: int = 64, num_proc: int | None = None
+    clips: DatasetDict,
+    tokenizers: dict,
+    output_dir: str | Path,
+    batch_size: int = 64,
+    num_proc: int | None = None,
+    parquet: bool = False,
 ) -> DatasetDict:
     """Tokenize every clip and save ids and the tokenizers' identity to `output_dir`.
 
@@ -71,6 +79,7 @@ def tokenize_clips(
         output_dir: where to save; reused if it already holds the same ids.
         batch_size: clips per forward pass.
         num_proc: processes; each shard is divided among them.
+        parquet: save Parquet files of up to 10,000 rows, which training can stream, instead of Arrow files.
 
     Raises:
         ValueError: if `output_dir` holds something else than tokens, or the clips do not fit the tokenizers.
@@ -84,8 +93,8 @@ def tokenize_clips(
     if output_dir.exists() and any(output_dir.iterdir()):
         if not (output_dir / TOKENS_FILE).exists():
             raise ValueError(f"{output_dir} exists and holds no tokens: choose another --output_dir or remove it")
-        if read_tokens_metadata(output_dir) == metadata:
-            return DatasetDict.load_from_disk(output_dir)
+        if read_tokens_metadata(output_dir) == metadata and parquet == bool(token_files(output_dir)):
+            return load_tokens(output_dir)[0]
     _check_clips_fit(clips, tokenizers)
     made_by = [(name, described["fingerprint"]) for name, described in metadata["modalities"].items()]
     for tokenizer in tokenizers.values():
@@ -95,20 +104,57 @@ def tokenize_clips(
     )
     temporary = output_dir.with_name(output_dir.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    tokens.save_to_disk(temporary)
+    if parquet:
+        _save_parquet(tokens, temporary)
+    else:
+        tokens.save_to_disk(temporary)
     (temporary / TOKENS_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(output_dir, ignore_errors=True)
     temporary.rename(output_dir)
-    return DatasetDict.load_from_disk(output_dir)
+    return load_tokens(output_dir)[0]
 
 
-def load_tokens(folder: str | Path) -> tuple[DatasetDict, dict]:
-    """Read a token folder: the ids, and for each modality what its tokenizer said of itself.
+def load_tokens(path: str | Path, streaming: bool = False) -> tuple[dict, dict]:
+    """Read tokens: the splits, and for each modality what its tokenizer said of itself.
+
+    Args:
+        path: a token folder, or a pattern of Parquet files beside a `tokens.json`.
+        streaming: return the split `train` as an `IterableDataset` that reads the Parquet files bit by bit.
 
     Raises:
-        ValueError: if `folder` is no token folder.
+        ValueError: if `path` is no token folder, or there are no Parquet files to stream.
     """
-    return DatasetDict.load_from_disk(folder), read_tokens_metadata(folder)["modalities"]
+    files = token_files(path)
+    if not files and streaming:
+        raise ValueError(f"{path}: no Parquet files to stream; write them with tokenize_dataset.py --parquet true")
+    if not files:
+        return DatasetDict.load_from_disk(path), read_tokens_metadata(path)["modalities"]
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    described = read_tokens_metadata(folder)["modalities"]
+    splits = {
+        # What is evaluated on is read whole and in order, however large the training data are.
+        split: datasets.load_dataset(
+            "parquet", data_files=names, split="train", streaming=streaming and split == "train"
+        )
+        for split, names in files.items()
+    }
+    return (splits if streaming else DatasetDict(splits)), described
+
+
+def token_files(path: str | Path) -> dict[str, list[str]]:
+    """Parquet files in a folder or of a pattern by split: `validation*` for validation, all others for training."""
+    path = Path(path)
+    found = sorted(path.glob("*.parquet") if path.is_dir() else path.parent.glob(path.name))
+    splits: dict[str, list[str]] = {}
+    for file in found:
+        if file.suffix == ".parquet":
+            splits.setdefault("validation" if file.name.startswith("validation") else "train", []).append(str(file))
+    return splits
+
+
+def count_rows(files: list[str]) -> int:
+    """Rows of Parquet files, from their footers."""
+    return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
 
 
 def read_tokens_metadata(folder: str | Path) -> dict:
@@ -156,6 +202,15 @@ def _map_split(
             )
         )
     return datasets.concatenate_datasets(shards).with_format(None)
+
+
+def _save_parquet(tokens: DatasetDict, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for split, rows in tokens.items():
+        number = max(1, -(-len(rows) // ROWS_PER_FILE))
+        for index in range(number):
+            name = f"{split}-{index:05d}-of-{number:05d}.parquet"
+            rows.shard(number, index, contiguous=True).to_parquet(folder / name)
 
 
 def _check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:

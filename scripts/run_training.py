@@ -1,6 +1,8 @@
 """Train nano4M on token ids and save it, with its tokenizers, as a pipeline.
 
 run_training.py configs/nano4m/NAME.yaml --dataset TOKENS --tokenizers TOKENIZERS --output_dir MODEL
+
+Several folders of tokens are mixed with --dataset A B --dataset_weights 3 1, by their sizes if no weights are given.
 """
 
 from dataclasses import dataclass, field
@@ -9,34 +11,49 @@ from arguments import fields_of, parse_args
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.tokenization import check_tokenizers, load_tokens
+from dataset_scripts.tokenization import check_tokenizers, count_rows, load_tokens, token_files
 from modeling_nano4m import Nano4MConfig, Nano4MModel, Nano4MPipeline, UnmaskingScheduler
 from tokenizers_4m import load_tokenizers
-from trainers import MaskingCollator, Nano4MTrainer, Nano4MTrainingArguments, fit
+from trainers import (
+    DrawnRows,
+    MaskingCollator,
+    Nano4MTrainer,
+    Nano4MTrainingArguments,
+    NumberedRows,
+    StreamedRows,
+    fit,
+)
 
 
 @dataclass
 class ModelArguments:
-    dataset: str = field(metadata={"help": "token ids, the TOKENS of tokenize_dataset.py"})
+    dataset: list[str] = field(metadata={"help": "token ids, the TOKENS of tokenize_dataset.py; one or several"})
     tokenizers: str = field(metadata={"help": "folder of the tokenizers that made them"})
+    dataset_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "how often to draw from each data set; by their sizes if not given"},
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "read Parquet files while training; --dataset is a folder or a pattern"}
+    )
+    shuffle_buffer: int = field(default=10_000, metadata={"help": "rows of each stream held to be shuffled"})
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2, ..."})
     schedule: str = field(default="cosine", metadata={"help": "of unmasking, saved with the pipeline"})
     order: str = field(default="random", metadata={"help": "of unmasking: random or confidence"})
 
 
 def main(argv: list[str] | None = None) -> None:
-    args, config_fields, masking, training = parse_args(
-        ModelArguments,
-        fields_of(Nano4MConfig, without=("modalities",)),
-        fields_of(MaskingCollator, without=("modalities", "seed")),
-        Nano4MTrainingArguments,
-        description=__doc__,
-        argv=argv,
-    )
     try:
-        tokens, described = load_tokens(args.dataset)
+        args, config_fields, masking, training = parse_args(
+            ModelArguments,
+            fields_of(Nano4MConfig, without=("modalities",)),
+            fields_of(MaskingCollator, without=("modalities", "seed")),
+            Nano4MTrainingArguments,
+            description=__doc__,
+            argv=argv,
+        )
         tokenizers = load_tokenizers(args.tokenizers)
-        check_tokenizers(described, tokenizers)
+        data, described = load_data(args, training, tokenizers)
         config = Nano4MConfig(modalities=modalities_of(described), **vars(config_fields))
         config._attn_implementation = args.attn_implementation
         collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
@@ -49,14 +66,44 @@ def main(argv: list[str] | None = None) -> None:
             model.start_from_token_vectors(name, vectors)
     print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
 
-    fit(Nano4MTrainer, model, training, tokens, collator)
+    trainer = fit(Nano4MTrainer, model, training, data, collator)
+    model = trainer.trained_model()
+    if not trainer.is_world_process_zero():
+        return
     pipeline = Nano4MPipeline(
-        model=model.eval(),
+        model=model,
         scheduler=UnmaskingScheduler(args.schedule, args.order),
         **{f"{name}_tokenizer": tokenizer for name, tokenizer in tokenizers.items()},
     )
     pipeline.save_pretrained(training.output_dir)
     print(f"{training.output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
+
+
+def load_data(args: ModelArguments, training: Nano4MTrainingArguments, tokenizers: dict) -> tuple[dict, dict]:
+    """The rows to train and to evaluate on, and for each modality in any of the data sets what made it."""
+    if args.streaming and training.max_steps <= 0:
+        raise ValueError("max_steps: a stream has no end; say when to stop with --max_steps or --max_tokens")
+    if args.streaming and training.ignore_data_skip and training.dataloader_num_workers:
+        raise ValueError("dataloader_num_workers: must be 0 to stream with ignore_data_skip")
+    sources, described = [], {}
+    for path in args.dataset:
+        tokens, modalities = load_tokens(path, args.streaming)
+        try:
+            check_tokenizers(modalities, tokenizers)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if "train" not in tokens:
+            raise ValueError(f"{path}: there is no split 'train'")
+        sources.append(tokens)
+        described |= modalities
+    train = [tokens["train"] for tokens in sources]
+    validation = [tokens["validation"] for tokens in sources if "validation" in tokens]
+    if args.streaming:
+        weights = args.dataset_weights or [count_rows(token_files(path)["train"]) for path in args.dataset]
+        rows = StreamedRows(train, weights, training.seed, args.shuffle_buffer)
+    else:
+        rows = DrawnRows(train, args.dataset_weights, training.seed)
+    return {"train": rows, "validation": NumberedRows(validation) if validation else None}, described
 
 
 def modalities_of(described: dict) -> dict:

@@ -19,6 +19,7 @@ class TokenizeArguments:
     output_dir: str = field(metadata={"help": "where the token ids go"})
     batch_size: int = field(default=64, metadata={"help": "clips per forward pass"})
     num_proc: int | None = field(default=None, metadata={"help": "processes"})
+    parquet: bool = field(default=False, metadata={"help": "write Parquet files, which training can stream"})
 
 
 def main(argv: list[str] | None = None):
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None):
             args.output_dir,
             batch_size=args.batch_size,
             num_proc=args.num_proc,
+            parquet=args.parquet,
         )
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -56,6 +56,29 @@ def test_every_stage_leaves_what_the_next_one_loads(folder):
     assert any("eval_loss" in entry for entry in state["log_history"])
 
 
+def test_data_sets_are_mixed_and_streamed(folder, tmp_path):
+    """From Arrow and from Parquet files, the second without text; cut off and resumed."""
+    tokens = load_from_disk(folder / "tokens")
+    for name, rows in {"a": tokens["train"], "b": tokens["train"].remove_columns("text_ids")}.items():
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "tokens" / "tokens.json", tmp_path / name)
+        rows.shard(2, 0).to_parquet(tmp_path / name / "train-00000-of-00002.parquet")
+        rows.shard(2, 1).to_parquet(tmp_path / name / "train-00001-of-00002.parquet")
+        tokens["validation"].to_parquet(tmp_path / name / "validation-00000-of-00001.parquet")
+    words = [f"{folder}/model.yaml", "--tokenizers", f"{folder}/tokenizers", *TRAINING, "--dataset_weights", "3", "1"]
+    sets = ["--dataset", f"{folder}/tokens", f"{tmp_path}/b"]
+    run_training.main([*words, *sets, "--output_dir", f"{tmp_path}/mixed"])
+    streams = ["--dataset", f"{tmp_path}/a", f"{tmp_path}/b/train-*.parquet", "--streaming", "true"]
+    streams += ["--output_dir", f"{tmp_path}/streamed", "--save_steps", "2"]
+    run_training.main([*words, *streams])
+    run_training.main([*words, *streams, "--max_steps", "4"])
+    for name in ("mixed", "streamed"):
+        Nano4MPipeline.from_pretrained(tmp_path / name)
+        state = json.loads((tmp_path / name / "training" / "trainer_state.json").read_text())
+        assert any("eval_loss_text" in entry or "eval_loss_image" in entry for entry in state["log_history"])
+    assert state["global_step"] == 4
+
+
 def test_an_image_tokenizer_trains_on_clips_of_mixed_frames():
     greys = [[Image.new("RGB", (2, 2), (8 * clip + frame,) * 3) for frame in range(4)] for clip in range(6)]
     clips = Dataset.from_dict(
@@ -114,6 +137,16 @@ def test_the_same_seed_gives_the_same_file(folder, tmp_path):
         (tokenize_dataset.main, "--dataset {folder}/data --tokenizers {folder}/nowhere", "nowhere"),
         (run_training.main, "--dataset {folder}/data --tokenizers {folder}/tokenizers", "not a token folder"),
         (run_training.main, "{folder}/model.yaml --dataset {folder}/tokens --hidden_size 33", "hidden_size"),
+        (
+            run_training.main,
+            "{folder}/model.yaml --dataset {folder}/tokens {folder}/data",
+            "data is not a token",
+        ),
+        (run_training.main, "--dataset {folder}/tokens --dataset_weights 1 2", "dataset_weights"),
+        (run_training.main, "--dataset {folder}/tokens --streaming true", "max_steps"),
+        (run_training.main, "--dataset {folder}/tokens --streaming true --max_steps 2", "no Parquet files"),
+        (run_training.main, "--dataset {folder}/tokens --ema_decay 1.5", "ema_decay"),
+        (run_training.main, "--dataset {folder}/tokens --max_tokens 100 --warmup_steps 5", "warmup_steps"),
         (generate, "--model {folder}/model --input nothing.png --target text", "nothing.png"),
         (generate, "--model {folder}/model --input_text x --target smell", "smell"),
         (generate, "--model {folder}/nowhere --input_text x --target text", "nowhere"),

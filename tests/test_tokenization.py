@@ -12,7 +12,14 @@ from PIL import Image
 from test_tokenizers import TEXTS, audio_tokenizer, image_tokenizer, text_tokenizer
 
 from dataset_scripts import tokenization
-from dataset_scripts.tokenization import MEDIA_COLUMNS, check_tokenizers, load_tokens, tokenize_clips
+from dataset_scripts.tokenization import (
+    MEDIA_COLUMNS,
+    check_tokenizers,
+    count_rows,
+    load_tokens,
+    token_files,
+    tokenize_clips,
+)
 from dataset_scripts.video_clips import clip_features
 from tokenizers_4m import load_tokenizers
 
@@ -109,6 +116,19 @@ def test_a_killed_run_keeps_its_finished_shards(folders, monkeypatch):
     assert tokenize_clips(clips, tokenizers, folders / "again")["train"][:] == whole
     after = cache_files(folders)
     assert {path for path in after if after[path] != finished.get(path)} == {lost}
+
+
+def test_parquet_files_hold_the_same_rows(folders, monkeypatch):
+    monkeypatch.setattr(tokenization, "ROWS_PER_FILE", 4)
+    clips, tokenizers = load_from_disk(folders / "clips"), load_tokenizers(folders / "tokenizers")
+    arrow = tokenize_clips(clips, tokenizers, folders / "tokens")
+    parquet = tokenize_clips(clips, tokenizers, folders / "tokens", parquet=True)
+    assert len(token_files(folders / "tokens")["train"]) == 3
+    assert {split: rows[:] for split, rows in parquet.items()} == {split: rows[:] for split, rows in arrow.items()}
+    streamed, described = load_tokens(folders / "tokens" / "train-*.parquet", streaming=True)
+    assert list(streamed["train"]) == list(arrow["train"]) and "validation" not in streamed
+    check_tokenizers(described, tokenizers)
+    assert count_rows(token_files(folders / "tokens")["train"]) == 10
 
 
 def test_tokens_are_bound_to_their_tokenizers(folders):

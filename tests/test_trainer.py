@@ -7,12 +7,11 @@ import torch
 from datasets import Dataset, DatasetDict
 from test_masking import make_rows
 from test_modeling_nano4m import make_batch, make_model
-from transformers import TrainingArguments
 
 from trainers import MaskingCollator, MuonWithAdamW, Nano4MTrainer, Nano4MTrainingArguments, fit
 
 
-def arguments(folder, kind=TrainingArguments, **changes) -> TrainingArguments:
+def arguments(folder, kind=Nano4MTrainingArguments, **changes) -> Nano4MTrainingArguments:
     fields = {
         "output_dir": str(folder),
         "max_steps": 8,
@@ -89,7 +88,7 @@ def test_muon_moves_the_layers_and_resumes_exactly(tmp_path):
     optimizer = MuonWithAdamW(model, muon_learning_rate=1e-2, learning_rate=1e-3, weight_decay=0.1)
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(set(map(id, grouped))) == len(list(model.parameters()))
-    muon = {id(p) for p in optimizer.parts["muon"].param_groups[0]["params"]}
+    muon = {id(p) for p in optimizer.parts[0].param_groups[0]["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in muon}
     assert names and all("layers" in name for name in names)
 

@@ -47,9 +47,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=learning_rate, betas=betas, eps=eps, fused=fused
         )
-        super().__init__(trained, {})
-        self.parts = {"muon": muon, "adamw": adamw}
-        self._share_groups()
+        super().__init__(muon.param_groups + adamw.param_groups, {})
+        self.parts = (muon, adamw)
+        self._share()
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -57,18 +57,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self.parts.values():
+        for part in self.parts:
             part.step()
         return loss
 
-    def state_dict(self) -> dict:
-        return {name: part.state_dict() for name, part in self.parts.items()}
-
     def load_state_dict(self, state_dict: dict) -> None:
-        for name, part in self.parts.items():
-            part.load_state_dict(state_dict[name])
-        self._share_groups()
+        super().load_state_dict(state_dict)
+        self._share()
 
-    def _share_groups(self) -> None:
-        # The very dictionaries of the parts, so that what a scheduler writes here is what they step with.
-        self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
+    def _share(self) -> None:
+        # One state and the very dictionaries of the groups, so that what a scheduler, a checkpoint or a sharding
+        # writes here is what the parts step with.
+        muon, adamw = self.parts
+        muon.state = adamw.state = self.state
+        muon.param_groups, adamw.param_groups = self.param_groups[:1], self.param_groups[1:]

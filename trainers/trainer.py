@@ -1,20 +1,25 @@
 """Trainers that log every part of the loss: per modality for nano4M, per term for tokenizers."""
 
 import copy
-import dataclasses
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from datasets import DatasetDict
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
 from tokenizers_4m.quantizer import codebook_usage
-from trainers.optimizer import MuonWithAdamW
+
+
+class LogWhenSaving(TrainerCallback):
+    """Logs at every checkpoint: a mean over steps of which some came before it could not be resumed."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= control.should_save
+        return control
+
+    on_epoch_end = on_step_end
 
 
 class PartLossTrainer(Trainer):
@@ -26,6 +31,7 @@ class PartLossTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.add_callback(LogWhenSaving)
         self._sums = {True: defaultdict(float), False: defaultdict(float)}
         self._counts = {True: defaultdict(float), False: defaultdict(float)}
         # The model averages its own loss; the Trainer must not divide by a number of labels.
@@ -48,6 +54,17 @@ class PartLossTrainer(Trainer):
             )
         super().log(logs, start_time)
 
+    def is_finished(self) -> bool:
+        """Whether no step is left to train."""
+        return self.state.global_step >= self.state.max_steps
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self.is_finished():
+            # Else a finished training that is resumed in the middle of an epoch would go on for one step.
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
@@ -59,48 +76,13 @@ class PartLossTrainer(Trainer):
 
     def _take_parts(self, training: bool, prefix: str) -> dict[str, float]:
         sums, counts = self._sums[training], self._counts[training]
-        parts = {f"{prefix}{name}": float(sums[name]) / float(counts[name]) for name in sums if counts[name]}
+        names = sorted(sums)
+        totals = [[float(sums[name]), float(counts[name])] for name in names]
+        if self.accelerator.num_processes > 1:
+            totals = self.accelerator.reduce(torch.tensor(totals, device=self.args.device)).tolist()
         sums.clear()
         counts.clear()
-        return parts
-
-
-@dataclass
-class Nano4MTrainingArguments(TrainingArguments):
-    """`TrainingArguments` and which optimizer turns the matrices of the layers.
-
-    Args:
-        muon_learning_rate: of Muon for the matrices, beside AdamW for all else (see `trainers.optimizer`); AdamW (or
-            what `optim` names) for everything if None.
-    """
-
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "of Muon for the layers' matrices; no Muon if not given"}
-    )
-
-
-class Nano4MTrainer(PartLossTrainer):
-    """Trains nano4M with a `MaskingCollator`; evaluation draws the same masks every time."""
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        rate = getattr(self.args, "muon_learning_rate", None)
-        if self.optimizer is None and rate is not None:
-            self.optimizer = MuonWithAdamW(
-                self.model if model is None else model,
-                rate,
-                self.args.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                eps=self.args.adam_epsilon,
-                weight_decay=self.args.weight_decay,
-            )
-        return super().create_optimizer(model)
-
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        self.data_collator, collator = dataclasses.replace(self.data_collator, seed=0), self.data_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = collator
+        return {f"{prefix}{name}": total / count for name, (total, count) in zip(names, totals, strict=True) if count}
 
 
 class TokenizerTrainer(PartLossTrainer):
@@ -121,11 +103,14 @@ class TokenizerTrainer(PartLossTrainer):
         super().log(logs, start_time)
 
 
-def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: DatasetDict, data_collator) -> None:
+def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: Mapping, data_collator) -> Trainer:
     """Train `model` on `data["train"]`, evaluate it on `data["validation"]` if there are rows, save the loss curves.
 
     Checkpoints and state go to `output_dir/training`, so that `output_dir` itself is free for the finished model;
     an interrupted training goes on from its last checkpoint there.
+
+    Returns:
+        The trainer, with the trained model and the `state.log_history`.
     """
     training = copy.copy(training)
     training.output_dir = str(Path(training.output_dir) / "training")
@@ -138,11 +123,17 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
         eval_dataset=validation,
         data_collator=data_collator,
     )
-    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_checkpoint(training.output_dir))
     if validation is not None and len(validation):
         trainer.evaluate()
     trainer.save_state()
+    return trainer
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest complete checkpoint; one that was being written when training was killed lacks its last file."""
+    checkpoints = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
+    return str(max(checkpoints, key=lambda path: int(path.name.split("-")[1]))) if checkpoints else None
 
 
 class ClipCollator:

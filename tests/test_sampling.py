@@ -1,0 +1,96 @@
+"""Draws: every row once an epoch, data sets in proportion, and nothing that depends on who asks."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from trainers import DrawnRows, MaskingCollator, NumberedRows
+from trainers.sampling import DrawSampler
+
+
+def source(name: str, size: int) -> Dataset:
+    return Dataset.from_list([{f"{name}_ids": [i], "clip_id": f"{name}{i}"} for i in range(size)])
+
+
+def drawn(rows, epochs):
+    """Rows of some epochs as a DataLoader gives them."""
+    sampler = DrawSampler(rows)
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        for batch in DataLoader(rows, batch_size=3, sampler=sampler, collate_fn=lambda table: table.to_pylist()):
+            yield from batch
+
+
+def test_every_row_comes_once_an_epoch_in_an_order_of_its_own():
+    first, second = ([row["image_ids"][0] for row in drawn(DrawnRows([source("image", 20)]), [e])] for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(20)) and first != second != sorted(second)
+    other = [row["image_ids"][0] for row in drawn(DrawnRows([source("image", 20)], seed=1), [0])]
+    assert other != first
+
+
+def test_draws_count_on_over_epochs_and_mean_the_same_in_any_order():
+    rows = DrawnRows([source("image", 5), source("text", 6)], weights=[2, 1])
+    in_order = list(drawn(rows, range(3)))
+    assert [row["draw"] for row in in_order] == list(range(33))
+    shuffled = np.random.default_rng(0).permutation(33).tolist()
+    fresh = DrawnRows([source("image", 5), source("text", 6)], weights=[2, 1])
+    assert fresh.__getitems__(shuffled).to_pylist() == [in_order[draw] for draw in shuffled]
+    assert fresh[32] == in_order[32]
+
+
+def test_weights_are_kept_and_each_data_set_is_walked_through():
+    rows = DrawnRows([source("image", 10), source("text", 30)], weights=[3, 1])
+    found = list(drawn(rows, range(3)))
+    images = [row["image_ids"][0] for row in found if row["image_ids"]]
+    texts = [row["text_ids"][0] for row in found if row["text_ids"]]
+    assert (len(images), len(texts)) == (90, 30), "3 to 1"
+    assert sorted(texts) == list(range(30)), "no text twice before each came once, over epochs too"
+    assert all(sorted(images[i : i + 10]) == list(range(10)) for i in range(0, 90, 10))
+    assert all(set(row) == {"image_ids", "text_ids", "draw"} for row in found)
+
+
+def test_default_weights_are_the_sizes():
+    found = list(drawn(DrawnRows([source("image", 7), source("text", 2)]), [4]))
+    assert sorted(row["image_ids"][0] for row in found if row["image_ids"]) == list(range(7))
+    assert sorted(row["text_ids"][0] for row in found if row["text_ids"]) == [0, 1]
+
+
+def test_evaluation_rows_are_numbered_in_order():
+    rows = NumberedRows([source("image", 2), source("text", 0), source("text", 3)])
+    assert [rows[i]["draw"] for i in range(len(rows))] == list(range(5))
+    assert rows[1] == {"image_ids": [1], "text_ids": [], "draw": 1}
+    assert rows[2] == {"image_ids": [], "text_ids": [0], "draw": 2}
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ([1], "one positive number for each of the 2"),
+        ([1, 0], "one positive number"),
+        ([1, -1], "one positive number"),
+        ([1, float("nan")], "one positive number"),
+        ([1, 1e-6], "none for data set 2"),
+    ],
+)
+def test_weights_that_make_no_sense_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        DrawnRows([source("image", 5), source("text", 5)], weights)
+
+
+def test_an_empty_data_set_is_refused():
+    with pytest.raises(ValueError, match="data set 2 of 2 has no rows"):
+        DrawnRows([source("image", 5), source("text", 5).select([])])
+
+
+def test_masks_follow_from_draws_whatever_the_number_of_workers():
+    modalities = {"image": {"vocab_size": 40, "token_axes": [["index", 12]]}}
+    data = Dataset.from_list([{"image_ids": list(range(i, i + 12))} for i in range(20)])
+
+    def batches(num_workers):
+        rows = DrawnRows([data])
+        collator = MaskingCollator(modalities, 8, 8)
+        return list(DataLoader(rows, 4, sampler=DrawSampler(rows), collate_fn=collator, num_workers=num_workers))
+
+    for alone, shared in zip(batches(0), batches(2), strict=True):
+        assert all((alone[key] == shared[key]).all() for key in alone)
