@@ -12,7 +12,16 @@ from transformers import set_seed
 from dataset_scripts.tokenization import check_tokenizers, load_tokens
 from modeling_nano4m import Nano4MConfig, Nano4MModel, Nano4MPipeline, UnmaskingScheduler
 from tokenizers_4m import load_tokenizers
-from trainers import MaskingCollator, Nano4MTrainer, Nano4MTrainingArguments, fit
+from trainers import (
+    MaskingCollator,
+    Nano4MTrainer,
+    Nano4MTrainingArguments,
+    changed_settings,
+    create_repository,
+    fit,
+    upload,
+    write_model_card,
+)
 
 
 @dataclass
@@ -40,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         config = Nano4MConfig(modalities=modalities_of(described), **vars(config_fields))
         config._attn_implementation = args.attn_implementation
         collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
+        repo_id = create_repository(training)
     except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
     set_seed(training.seed)
@@ -49,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
             model.start_from_token_vectors(name, vectors)
     print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
 
-    fit(Nano4MTrainer, model, training, tokens, collator)
+    trainer = fit(Nano4MTrainer, model, training, tokens, collator)
     pipeline = Nano4MPipeline(
         model=model.eval(),
         scheduler=UnmaskingScheduler(args.schedule, args.order),
@@ -57,6 +67,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     pipeline.save_pretrained(training.output_dir)
     print(f"{training.output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
+    settings = changed_settings(training, masking, config_fields)
+    write_model_card(pipeline, training.output_dir, [tokens], settings, trainer.state.log_history, repo_id)
+    if repo_id is not None:
+        try:
+            print(f"uploaded: {upload(repo_id, training)}")
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from error
 
 
 def modalities_of(described: dict) -> dict:

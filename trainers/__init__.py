@@ -1,6 +1,7 @@
-"""Training: the masking collator and the Trainer subclasses."""
+"""Training: the masking collator, the Trainer subclasses, and the publishing of what they made."""
 
 from trainers.masking import MaskingCollator
+from trainers.model_card import changed_settings, create_repository, upload, write_model_card
 from trainers.optimizer import MuonWithAdamW
 from trainers.trainer import ClipCollator, Nano4MTrainer, Nano4MTrainingArguments, TokenizerTrainer, fit
 
@@ -11,5 +12,9 @@ __all__ = [
     "Nano4MTrainer",
     "Nano4MTrainingArguments",
     "TokenizerTrainer",
+    "changed_settings",
+    "create_repository",
     "fit",
+    "upload",
+    "write_model_card",
 ]

@@ -121,7 +121,7 @@ class TokenizerTrainer(PartLossTrainer):
         super().log(logs, start_time)
 
 
-def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: DatasetDict, data_collator) -> None:
+def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: DatasetDict, data_collator) -> Trainer:
     """Train `model` on `data["train"]`, evaluate it on `data["validation"]` if there are rows, save the loss curves.
 
     Checkpoints and state go to `output_dir/training`, so that `output_dir` itself is free for the finished model;
@@ -129,6 +129,7 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
     """
     training = copy.copy(training)
     training.output_dir = str(Path(training.output_dir) / "training")
+    training.push_to_hub = False  # what is published is the finished model, not its checkpoints
     training.remove_unused_columns = False  # the collators turn columns into what the model takes
     validation = data.get("validation")
     trainer = trainer_class(
@@ -143,6 +144,7 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
     if validation is not None and len(validation):
         trainer.evaluate()
     trainer.save_state()
+    return trainer
 
 
 class ClipCollator:
