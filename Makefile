@@ -2,13 +2,17 @@
 PYTHON ?= python3
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 demo: .venv/installed
 	.venv/bin/python scripts/demo.py
 
 test: .venv/installed-test
 	.venv/bin/python -m pytest
+
+# Give it the machine for itself; `.venv/bin/python -m benchmarks.run --help` tells of smaller runs and of GPUs.
+bench: .venv/installed
+	.venv/bin/python -m benchmarks.run
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv

@@ -23,6 +23,10 @@ class Nano4MConfig(PreTrainedConfig):
         hidden_size, intermediate_size: width of the transformer and of its feed-forward layers.
         num_encoder_layers, num_decoder_layers, num_attention_heads: its depth and heads.
         dropout: after attention, in the feed-forward layers, and on attention weights; in [0, 1).
+        share_vocabularies: let all modalities use the same rows of the embeddings and of the head, as many as the
+            largest vocabulary has. Saves memory where vocabularies are large; like ids of different modalities start
+            out related.
+        tie_word_embeddings: let the head use the weights of the embeddings.
         initializer_range: standard deviation of the initial weights.
         layer_norm_eps: of the layer normalisations.
     """
@@ -36,6 +40,8 @@ class Nano4MConfig(PreTrainedConfig):
     num_decoder_layers: int = 6
     num_attention_heads: int = 8
     dropout: float | int = 0.0
+    share_vocabularies: bool = False
+    tie_word_embeddings: bool = False
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-6
 
@@ -83,6 +89,19 @@ class Nano4MConfig(PreTrainedConfig):
 
     def vocab_size_of(self, name: str) -> int:
         return self.modalities[name]["vocab_size"]
+
+    def vocabulary_rows(self, name: str) -> slice:
+        """Where the ids of a modality stand in the embeddings' table, and in the head."""
+        before = (
+            0
+            if self.share_vocabularies
+            else sum(map(self.vocab_size_of, self.modality_names[: self.modality_id(name)]))
+        )
+        return slice(before, before + self.vocab_size_of(name))
+
+    @property
+    def num_vocabulary_rows(self) -> int:
+        return max(self.vocabulary_rows(name).stop for name in self.modalities)
 
     def num_tokens_of(self, name: str) -> int:
         """Length of a modality: the product of its axes."""

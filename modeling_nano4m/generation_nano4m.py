@@ -1,273 +1,422 @@
 """Any-to-any generation by iterative unmasking.
 
-Starting from the tokens of the conditions, each step asks the decoder about the positions still unknown,
-samples them, and keeps some; the kept ones join the encoder's input of the next step. Sequences with a
-reading order (text) grow from the front until their end token; grids (image, audio) fill in random order or
-surest first, as the scheduler says.
+The encoder reads the conditions once. Each step asks the decoder about positions still unknown, samples them, and
+lets the encoder read what was fixed, with cached keys and values of all it read before. Sequences with a reading
+order (text) grow from the front until their end token; grids (image, audio) fill in random order or surest first, as
+the scheduler says.
 
 Every sample has its own random numbers, one per step and position, so that it comes out the same alone and
 in any batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import GenerationMixin
 
+from .layers_nano4m import KeyValueCache
+from .linear_cross_entropy import linear_cross_entropy
+from .sampling_nano4m import expand_seed, random_numbers, sample
 from .scheduling_unmasking import UnmaskingScheduler
 
 DEFAULT_STEPS = 8
+# Settings a model may have for each modality, in `generation_config.modality_defaults`, and which values are legal.
+SETTINGS = {
+    "guidance_scale": (1.0, lambda value: True),
+    "temperature": (1.0, lambda value: value >= 0),
+    "top_k": (0, lambda value: value >= 0),
+    "top_p": (1.0, lambda value: 0 < value <= 1),
+    "min_p": (0.0, lambda value: 0 <= value <= 1),
+    "num_inference_steps": (None, lambda value: value is None or value >= 1),
+}
 
 
 class Nano4MGenerationMixin:
-    """Adds `generate` to a model that has `encode`, `decode` and `heads`."""
+    """Adds `generate` and `score` to a model that has `encode`, `encode_more`, `decode` and `logits_of`."""
+
+    # What `from_pretrained` calls to read generation_config.json.
+    adjust_generation_fn = GenerationMixin.adjust_generation_fn
 
     @torch.inference_mode()
     def generate(
         self,
         inputs: Mapping[str, torch.LongTensor],
-        target: str,
+        target: str | Sequence[str],
         valid_masks: Mapping[str, torch.BoolTensor] | None = None,
+        negative_inputs: Mapping[str, torch.LongTensor] | None = None,
         batch_size: int | None = None,
         num_inference_steps: int | None = None,
         scheduler: UnmaskingScheduler | None = None,
-        guidance_scale: float = 1.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        guidance_scale: float | Mapping[str, float] | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
         seed: int | list[int] | None = None,
-    ) -> torch.LongTensor:
-        """Generate all tokens of one modality, given any others.
+    ) -> torch.LongTensor | dict[str, torch.LongTensor]:
+        """Generate all tokens of one modality, or of several one after another, given any others.
+
+        What is None is taken from `self.generation_config.modality_defaults[target]`, where a model keeps what suits
+        each of its modalities, and else from the defaults named here.
 
         Args:
             inputs: token ids of each condition, `name -> (batch, num_tokens of the modality)` int64. May be empty
                 (unconditional), and may hold the target itself: its valid tokens are kept as they are.
-            target: name of the modality to generate.
-            valid_masks: for each condition, True where its tokens are given, same shape; all given if absent.
+            target: name of the modality to generate, or several names: each becomes a condition of those after it.
+            valid_masks: for each condition, True where its tokens are given, same shape; if absent, all but padding.
+            negative_inputs: like `inputs`, what to lead away from: guidance starts from these conditions instead of
+                from none.
             batch_size: number of samples when `inputs` is empty; 1 if None.
-            num_inference_steps: steps of unmasking; 8 if None, or one per token for left-to-right modalities.
-            scheduler: decides which tokens are fixed when; `UnmaskingScheduler()` if None.
+            num_inference_steps: steps of unmasking; 8, or one per token for left-to-right modalities.
+            scheduler: decides which tokens are fixed when; the modality's own, or `UnmaskingScheduler()`.
             guidance_scale: classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598): 1 is none, more
-                follows the condition more closely, at twice the compute.
-            temperature: of sampling; 0 takes the most likely token.
-            top_k: sample among the `top_k` most likely tokens; 0 among all.
-            top_p: sample among the most likely tokens that together have this probability; 1 among all.
+                follows the conditions more closely, at twice the compute. With a weight for each of several
+                conditions, each is compared with its absence on its own and the differences are added up (Liu et al.
+                2022, arXiv:2206.01714); a negative weight leads away from it. Conditions without a weight are simply
+                given.
+            temperature: of sampling; 0 takes the most likely token; 1.
+            top_k: sample among the `top_k` most likely tokens; 0 (among all).
+            top_p: sample among the most likely tokens that together have this probability; 1 (among all).
+            min_p: sample among tokens at least this share as likely as the likeliest; 0 (among all).
             seed: one number (sample `i` gets `seed + i`) or one per sample; None draws afresh.
 
         Returns:
-            `(batch, num_tokens)` int64: ids of the target's own vocabulary; after an end token, padding.
+            `(batch, num_tokens)` int64: ids of the target's own vocabulary; after an end token, padding. A dictionary
+            of these by name if several targets were named.
 
         Raises:
             ValueError: for an unknown modality, a wrong shape, or a parameter out of range.
         """
-        scheduler = scheduler or UnmaskingScheduler()
-        _check_sampling(guidance_scale, temperature, top_k, top_p)
-        target_index = self.config.modality_id(target)
-        modality = self.config.modalities[target]
-        left_to_right = modality.get("order", "any") == "left_to_right"
-        num_tokens = self.config.num_tokens_of(target)
-        conditions, token_ids, known = self._start(inputs, target, valid_masks or {}, batch_size)
-        device, size = token_ids.device, len(token_ids)
-        if num_inference_steps is None:
-            num_inference_steps = num_tokens if left_to_right else DEFAULT_STEPS
+        names = [target] if isinstance(target, str) else list(target)
+        given, masks, generated = dict(inputs), dict(valid_masks or {}), {}
+        size = self._batch_size(inputs, batch_size)
+        self._check_names(*names, *given, *masks, *(negative_inputs or {}))
+        if isinstance(guidance_scale, Mapping):
+            self._check_names(*guidance_scale)
+        seeds = expand_seed(seed, size)
+        for place, name in enumerate(names):
+            settings = self._settings(
+                name,
+                guidance_scale=guidance_scale,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                num_inference_steps=num_inference_steps,
+                scheduler=scheduler,
+            )
+            # Other random numbers for each target, or they would be filled in one order with like choices.
+            own_seeds = [number + 1_000_003 * place for number in seeds]
+            generated[name] = self._generate(given, name, masks, negative_inputs or {}, own_seeds, **settings)
+            given[name] = generated[name]
+            masks.pop(name, None)
+        return generated[target] if isinstance(target, str) else generated
 
-        # `valid` are target tokens the encoder may read; padding behind an end token is known, but not valid.
-        valid = known.clone()
-        num_given = known.sum(1, keepdim=True)
-        goal = num_given + scheduler.known_after_step(num_inference_steps, (~known).sum(1)).to(device)
-        order_noise, noise, uniform = _random_numbers(seed, size, num_inference_steps, num_tokens, device)
-        positions = torch.arange(num_tokens, device=device).expand(size, -1)
+    @torch.inference_mode()
+    def score(
+        self,
+        inputs: Mapping[str, torch.LongTensor],
+        targets: Mapping[str, torch.LongTensor],
+        valid_masks: Mapping[str, torch.BoolTensor] | None = None,
+        num_orders: int = 1,
+        seed: int | list[int] = 0,
+    ) -> torch.FloatTensor:
+        """Log-probability of generating exactly `targets` given `inputs`, one token a step; for ranking and retrieval.
+
+        By the chain rule, in one pass of the model: a token is predicted from the conditions and from the tokens
+        before it, in an order that is random for grids and that of reading for sequences.
+
+        Args:
+            inputs: conditions, as for `generate`; may be empty.
+            targets: the token ids in question, `name -> (batch, num_tokens)` int64; each is a condition of those
+                after it.
+            valid_masks: for conditions and targets, as for `generate`; targets left out are not scored.
+            num_orders: random orders to average over.
+            seed: of these orders, as for `generate`: sample `i` gets `seed + i`. Give all the same one,
+                `[0] * batch`, to compare candidates in the same orders.
+
+        Returns:
+            `(batch,)` float32, nats.
+
+        Raises:
+            ValueError: for an unknown modality, one that is input and target, or a wrong shape.
+        """
+        given, masks = dict(inputs), dict(valid_masks or {})
+        if twice := set(inputs) & set(targets):
+            raise ValueError(f"{min(twice)!r} is both among the inputs and among the targets")
+        size = self._batch_size({**inputs, **targets}, None)
+        self._check_names(*given, *targets, *masks)
+        seeds = expand_seed(seed, size)
+        total = torch.zeros(size, device=self.device)
+        for name, ids in targets.items():
+            ids, mask = self._checked(name, ids, masks)
+            for order in range(num_orders):
+                own_seeds = [number + 1_000_003 * order for number in seeds]
+                total += self._score(given, name, ids, mask, masks, own_seeds) / num_orders
+            given[name] = ids
+        return total
+
+    def _generate(
+        self,
+        inputs: dict,
+        target: str,
+        valid_masks: dict,
+        negative_inputs: Mapping,
+        seeds: list[int],
+        num_inference_steps: int | None,
+        scheduler: UnmaskingScheduler,
+        guidance_scale: float | Mapping[str, float],
+        **sampling,
+    ) -> torch.LongTensor:
+        size, device = len(seeds), self.device
+        modality, target_id = self.config.modalities[target], self.config.modality_id(target)
+        num_tokens = self.config.num_tokens_of(target)
+        left_to_right = modality.get("order", "any") == "left_to_right"
         impossible = [modality[key] for key in ("pad_token_id", "bos_token_id") if modality.get(key) is not None]
         eos_token_id = modality.get("eos_token_id")
+        num_steps = num_inference_steps or (num_tokens if left_to_right else DEFAULT_STEPS)
 
-        for step in range(num_inference_steps):
-            rows = (~known).any(1).nonzero()[:, 0]  # samples that still lack something
-            if not len(rows):
-                break
-            budget = (goal[rows, step] - known[rows].sum(1)).clamp_min(0)
-            asked = ~known[rows]
-            if left_to_right:  # ask only for what this step will fix
-                asked &= asked.cumsum(1) <= budget[:, None]
-            (query,), asked_mask = compact(asked, positions[rows])
-            logits = self._guided_logits(
-                {name: tensor[rows] for name, tensor in conditions.items()},
-                token_ids[rows],
-                valid[rows],
-                target_index,
-                query,
-                asked_mask,
-                guidance_scale,
-            )
+        # `valid` are target tokens that count; those behind an end token are known, but not valid.
+        token_ids, known = self._given_part(inputs, target, valid_masks, size)
+        valid = known.clone()
+        goal = known.sum(1, keepdim=True) + scheduler.known_after_step(num_steps, (~known).sum(1)).to(device)
+        order_noise, noise, uniform = random_numbers(seeds, num_steps, num_tokens, device)
+        place = torch.arange(num_tokens, device=device).expand(size, -1)
+        order = (-place if left_to_right else order_noise).float()
+        by_confidence = scheduler.config.order == "confidence" and not left_to_right
+
+        branches, weights = self._branches(inputs, target, valid_masks, negative_inputs, guidance_scale)
+        branches = [self._side_by_side([*parts, (target_id, token_ids, known)], size) for parts in branches]
+        memory = _Memory(self, _stacked(branches), len(branches))
+        rows = torch.arange(size, device=device)  # samples that still lack something
+
+        for step in range(num_steps):
+            lacking = (~known[rows]).any(1)
+            if not lacking.all():
+                rows = rows[lacking]
+                if not len(rows):
+                    break
+                memory.keep(lacking)
+            budget = (goal[rows, step] - known[rows].sum(1)).clamp_min(0)[:, None]
+            # Where the order is settled beforehand, only what this step will fix is asked for.
+            num_asked = (~known[rows]).sum(1, keepdim=True) if by_confidence else budget
+            queue = order[rows].masked_fill(known[rows], -torch.inf).argsort(dim=1, descending=True, stable=True)
+            query = queue[:, : int(num_asked.max())]
+            asked = torch.arange(query.shape[1], device=device) < num_asked
+            logits = self.logits_of(target, memory.ask(target_id, query, asked))
+            logits = (logits.unflatten(0, (len(weights), -1)) * logits.new_tensor(weights)[:, None, None, None]).sum(0)
             logits[..., impossible] = -torch.inf
-            sampled, log_probabilities = _sample(
-                logits, uniform[rows, step].gather(1, query), temperature, top_k, top_p
-            )
+            progress = step / num_steps
+            temperature = sampling["temperature"] * scheduler.temperature_factor(progress)
+            ids = sample(logits, uniform[rows, step].gather(1, query), **{**sampling, "temperature": temperature})
+            if by_confidence:
+                confidence = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+                priority = scheduler.priority(confidence, noise[rows, step].gather(1, query), progress)
+                surest = priority.masked_fill(~asked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+                surest = surest[:, : int(budget.max())]
+                query, ids = query.gather(1, surest), ids.gather(1, surest)
+            fixed = torch.arange(query.shape[1], device=device) < budget
 
-            if left_to_right:
-                priority = -query.float()
-            else:
-                priority = scheduler.priority(
-                    log_probabilities,
-                    order_noise[rows].gather(1, query),
-                    noise[rows, step].gather(1, query),
-                    step / num_inference_steps,
-                )
-            rank = (
-                priority.masked_fill(~asked_mask, -torch.inf)
-                .argsort(dim=1, descending=True, stable=True)
-                .argsort(dim=1)
-            )
-            fixed = (rank < budget[:, None]) & asked_mask
-            sample, column = fixed.nonzero(as_tuple=True)
-            where = rows[sample], query[sample, column]
-            token_ids[where] = sampled[sample, column]
+            sample_index, column = fixed.nonzero(as_tuple=True)
+            where = rows[sample_index], query[sample_index, column]
+            token_ids[where] = ids[sample_index, column]
             known[where] = True
             valid[where] = True
             if left_to_right and eos_token_id is not None:
-                over = ((token_ids == eos_token_id) & valid).cumsum(1).bool()
-                over = over.roll(1, dims=1)
-                over[:, 0] = False
+                ended = ((token_ids == eos_token_id) & valid).cumsum(1).bool()
+                over = torch.nn.functional.pad(ended[:, :-1], (1, 0))
                 known |= over
                 valid &= ~over
+                fixed &= valid[rows].gather(1, query)
+            if step + 1 < num_steps:
+                memory.add(target_id, ids, query, fixed)
         return token_ids.masked_fill(~valid, modality.get("pad_token_id") or 0)
 
-    def _start(
-        self,
-        inputs: Mapping[str, torch.LongTensor],
-        target: str,
-        valid_masks: Mapping[str, torch.BoolTensor],
-        batch_size: int | None,
-    ) -> tuple[dict[str, torch.Tensor], torch.LongTensor, torch.BoolTensor]:
-        """Lay the conditions side by side, and the target with what is known of it."""
+    def _score(
+        self, inputs: dict, target: str, ids: torch.Tensor, mask: torch.Tensor, valid_masks: dict, seeds: list[int]
+    ) -> torch.FloatTensor:
+        modality, target_id = self.config.modalities[target], self.config.modality_id(target)
+        size, num_tokens = ids.shape
+        parts = [self._part(name, values, valid_masks) for name, values in inputs.items() if name != target]
+        conditions = self._side_by_side(parts, size)
+        place = torch.arange(num_tokens, device=self.device).expand(size, -1)
+        order = random_numbers(seeds, 0, num_tokens, self.device)[0]
+        if modality.get("order", "any") == "left_to_right":
+            order = place
+        steps = 1 + order.argsort(dim=1).argsort(dim=1)
+        asked = mask
+        if modality.get("bos_token_id") is not None:  # always given, never in question
+            asked = mask & (place > 0)
+        batch = self._side_by_side([*parts, (target_id, ids, mask)], size)
+        states, states_mask = self.encode(
+            batch["input_ids"],
+            batch["input_modality_ids"],
+            batch["input_position_ids"],
+            batch["input_valid_mask"],
+            input_steps := torch.cat([torch.zeros_like(conditions["input_ids"]), steps], dim=1),
+        )
+        modality_ids = torch.full_like(ids, target_id)
+        hidden_states = self.decode(modality_ids, place, states, states_mask, asked, input_steps, steps)
+        rows = self.config.vocabulary_rows(target)
+        _, losses = linear_cross_entropy(
+            hidden_states.flatten(0, 1),
+            self.head.weight[rows],
+            ids.flatten(),
+            torch.where(asked, 0, -1).flatten(),
+            hidden_states.new_ones(asked.numel(), dtype=torch.float32),
+            [0],
+            [rows.stop - rows.start],
+        )
+        return -losses.view(size, num_tokens).sum(1)
+
+    def _settings(self, target: str, **given) -> dict:
+        """What was given, else what the model keeps for this modality, else the default; checked."""
+        own = (getattr(self.generation_config, "modality_defaults", None) or {}).get(target, {})
+        if unknown := set(own) - {*SETTINGS, "scheduler"}:
+            raise ValueError(
+                f"generation_config.modality_defaults[{target!r}] has the unknown setting {min(unknown)!r}"
+            )
+        settings = {}
+        for name, (default, is_legal) in SETTINGS.items():
+            value = given[name] if given[name] is not None else own.get(name, default)
+            if not isinstance(value, Mapping) and not is_legal(value):
+                raise ValueError(f"{name}={value} is out of range")
+            settings[name] = value
+        scheduler = given["scheduler"] or UnmaskingScheduler(**own.get("scheduler", {}))
+        return {**settings, "scheduler": scheduler}
+
+    def _batch_size(self, inputs: Mapping[str, torch.Tensor], batch_size: int | None) -> int:
         sizes = {name: len(ids) for name, ids in inputs.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"inputs have different batch sizes: {sizes}")
-        size = next(iter(sizes.values()), batch_size or 1)
-        device = self.device
-        num_tokens = self.config.num_tokens_of(target)
-        token_ids = torch.zeros(size, num_tokens, dtype=torch.int64, device=device)
-        known = torch.zeros(size, num_tokens, dtype=torch.bool, device=device)
+        return next(iter(sizes.values()), batch_size or 1)
+
+    def _check_names(self, *names: str) -> None:
+        for name in names:
+            self.config.modality_id(name)
+
+    def _checked(self, name: str, ids: torch.Tensor, valid_masks: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and their mask on the model's device; ValueError if they are no ids of this modality."""
+        length, vocab_size = self.config.num_tokens_of(name), self.config.vocab_size_of(name)
+        if ids.ndim != 2 or ids.shape[1] != length:
+            raise ValueError(f"inputs[{name!r}] must have shape (batch, {length}), got {tuple(ids.shape)}")
+        ids = ids.to(self.device)
+        pad_token_id = self.config.modalities[name].get("pad_token_id")
+        if name in valid_masks:
+            mask = valid_masks[name].to(self.device)
+            if mask.shape != ids.shape:
+                raise ValueError(f"valid_masks[{name!r}] has shape {tuple(mask.shape)}, its ids {tuple(ids.shape)}")
+        else:
+            mask = torch.ones_like(ids, dtype=torch.bool) if pad_token_id is None else ids != pad_token_id
+        if (((ids < 0) | (ids >= vocab_size)) & mask).any():
+            raise ValueError(f"inputs[{name!r}] has ids outside [0, {vocab_size})")
+        return ids * mask, mask
+
+    def _part(self, name: str, ids: torch.Tensor, valid_masks: dict) -> tuple[int, torch.Tensor, torch.Tensor]:
+        return self.config.modality_id(name), *self._checked(name, ids, valid_masks)
+
+    def _given_part(
+        self, inputs: dict, target: str, valid_masks: dict, size: int
+    ) -> tuple[torch.LongTensor, torch.BoolTensor]:
+        """The target's tokens as far as they are given, `(batch, num_tokens)`, and which these are."""
+        token_ids = torch.zeros(size, self.config.num_tokens_of(target), dtype=torch.int64, device=self.device)
+        known = torch.zeros_like(token_ids, dtype=torch.bool)
+        if target in inputs:
+            token_ids, known = (tensor.clone() for tensor in self._checked(target, inputs[target], valid_masks))
         bos_token_id = self.config.modalities[target].get("bos_token_id")
         if bos_token_id is not None:
             token_ids[:, 0] = bos_token_id
             known[:, 0] = True
-        parts = {"input_ids": [], "input_modality_ids": [], "input_position_ids": [], "input_valid_mask": []}
-        for name, ids in inputs.items():
-            index = self.config.modality_id(name)
-            length = self.config.num_tokens_of(name)
-            if ids.ndim != 2 or ids.shape[1] != length:
-                raise ValueError(f"inputs[{name!r}] must have shape (batch, {length}), got {tuple(ids.shape)}")
-            ids = ids.to(device)
-            mask = valid_masks.get(name)
-            mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(device)
-            if (((ids < 0) | (ids >= self.config.vocab_size_of(name))) & mask).any():
-                raise ValueError(f"inputs[{name!r}] has ids outside [0, {self.config.vocab_size_of(name)})")
-            if name == target:
-                token_ids = torch.where(mask, ids, token_ids)
-                known = known | mask
-                continue
-            parts["input_ids"].append(ids * mask)
-            parts["input_modality_ids"].append(torch.full_like(ids, index))
-            parts["input_position_ids"].append(torch.arange(length, device=device).expand(size, -1))
-            parts["input_valid_mask"].append(mask)
-        empty = token_ids[:, :0]
-        conditions = {name: torch.cat([empty, *tensors], dim=1) for name, tensors in parts.items()}
-        conditions["input_valid_mask"] = conditions["input_valid_mask"].bool()
-        return conditions, token_ids, known
+        return token_ids, known
 
-    def _guided_logits(
+    def _branches(
         self,
-        conditions: dict[str, torch.Tensor],
-        token_ids: torch.LongTensor,
-        valid: torch.BoolTensor,
-        target_index: int,
-        query: torch.LongTensor,
-        asked_mask: torch.BoolTensor,
-        guidance_scale: float,
-    ) -> torch.FloatTensor:
-        """Logits over the target's vocabulary at the queried positions, `(batch, queries, vocab_size)` float32."""
-        size, num_tokens = token_ids.shape
-        positions = torch.arange(num_tokens, device=token_ids.device).expand(size, -1)
-        joined = {
-            "input_ids": torch.cat([conditions["input_ids"], token_ids], dim=1),
-            "input_modality_ids": torch.cat(
-                [conditions["input_modality_ids"], torch.full_like(token_ids, target_index)], dim=1
-            ),
-            "input_position_ids": torch.cat([conditions["input_position_ids"], positions], dim=1),
-        }
-        head = self.heads[self.config.modality_names[target_index]]
+        inputs: dict,
+        target: str,
+        valid_masks: dict,
+        negative_inputs: Mapping,
+        guidance_scale: float | Mapping[str, float],
+    ) -> tuple[list[list[tuple]], list[float]]:
+        """Sets of conditions under which to ask, and the weight of the logits from each; weights add up to 1."""
+        parts = {name: self._part(name, ids, valid_masks) for name, ids in inputs.items() if name != target}
+        negative = [self._part(name, ids, {}) for name, ids in negative_inputs.items() if name != target]
+        if isinstance(guidance_scale, Mapping):
+            weighed = {name: weight for name, weight in guidance_scale.items() if name in parts}
+            always = [part for name, part in parts.items() if name not in weighed]
+            branches = [[*always, parts[name]] for name in weighed]
+            weights = list(weighed.values())
+        else:
+            always, branches, weights = [], [list(parts.values())], [guidance_scale]
+        base = 1 - sum(weights)
+        if base or not branches:
+            branches, weights = [[*always, *negative], *branches], [base, *weights]
+        return branches, weights
 
-        def logits_given(valid_mask: torch.BoolTensor) -> torch.FloatTensor:
-            (ids, modality_ids, position_ids), mask = compact(valid_mask, *joined.values())
-            states, states_mask = self.encode(ids, modality_ids, position_ids, mask)
-            hidden_states = self.decode(torch.full_like(query, target_index), query, states, states_mask, asked_mask)
-            return head(hidden_states).float()
-
-        logits = logits_given(torch.cat([conditions["input_valid_mask"], valid], dim=1))
-        if guidance_scale != 1.0:
-            nothing = torch.zeros_like(conditions["input_valid_mask"])
-            unconditional = logits_given(torch.cat([nothing, valid], dim=1))
-            logits = unconditional + guidance_scale * (logits - unconditional)
-        return logits
-
-
-def _check_sampling(guidance_scale: float, temperature: float, top_k: int, top_p: float) -> None:
-    for name, value, legal in (
-        ("guidance_scale", guidance_scale, guidance_scale >= 0),
-        ("temperature", temperature, temperature >= 0),
-        ("top_k", top_k, top_k >= 0),
-        ("top_p", top_p, 0 < top_p <= 1),
-    ):
-        if not legal:
-            raise ValueError(f"{name}={value} is out of range")
+    def _side_by_side(self, parts: list[tuple], size: int) -> dict[str, torch.Tensor]:
+        """Conditions as one sequence, as `encode` takes it."""
+        empty = torch.zeros(size, 0, dtype=torch.int64, device=self.device)
+        ids, modality_ids, position_ids, masks = [empty], [empty], [empty], [empty.bool()]
+        for modality_id, values, mask in parts:
+            ids.append(values)
+            modality_ids.append(torch.full_like(values, modality_id))
+            position_ids.append(torch.arange(values.shape[1], device=self.device).expand(size, -1))
+            masks.append(mask)
+        columns = {"ids": ids, "modality_ids": modality_ids, "position_ids": position_ids, "valid_mask": masks}
+        return {f"input_{name}": torch.cat(tensors, dim=1) for name, tensors in columns.items()}
 
 
-def compact(mask: torch.BoolTensor, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], torch.BoolTensor]:
-    """Move what `mask` (batch, length) marks to the front, in order, and cut off what no sample needs."""
-    longest = int(mask.sum(1).max()) if mask.numel() else 0
-    order = mask.long().argsort(dim=1, descending=True, stable=True)[:, :longest]
-    return [tensor.gather(1, order) for tensor in tensors], mask.gather(1, order)
+class _Memory:
+    """What the encoder has read so far: for every branch of guidance and every sample, branches outermost."""
+
+    def __init__(self, model, batch: dict[str, torch.Tensor], num_branches: int):
+        self.model = model
+        self.num_branches = num_branches
+        self.encoder_cache, self.decoder_cache = KeyValueCache(), KeyValueCache()
+        self.states, self.valid_mask = model.encode(**batch, cache=self.encoder_cache)
+
+    def ask(self, modality_id: int, positions: torch.LongTensor, asked: torch.BoolTensor) -> torch.FloatTensor:
+        """Decoder states of the positions asked about, `(branches * samples, queries, hidden_size)`."""
+        positions, asked = self._for_branches(positions), self._for_branches(asked)
+        hidden_states = self.model.decode(
+            torch.full_like(positions, modality_id),
+            positions,
+            self.states,
+            self.valid_mask,
+            asked,
+            cache=self.decoder_cache,
+        )
+        self.states = self.states[:, :0]  # their keys and values are in the cache now
+        return hidden_states
+
+    def add(
+        self, modality_id: int, ids: torch.LongTensor, positions: torch.LongTensor, fixed: torch.BoolTensor
+    ) -> None:
+        """Let the encoder read what was fixed, one token after the other."""
+        self.valid_mask = torch.cat([self.valid_mask, self._for_branches(fixed)], dim=1)
+        ids, positions = self._for_branches(ids * fixed), self._for_branches(positions)
+        self.states = self.model.encode_more(
+            ids, torch.full_like(ids, modality_id), positions, self.valid_mask, self.encoder_cache
+        )
+
+    def keep(self, samples: torch.BoolTensor) -> None:
+        """Forget the samples that are finished."""
+        rows = self._for_branches(samples[:, None])[:, 0].nonzero()[:, 0]
+        self.states, self.valid_mask = self.states[rows], self.valid_mask[rows]
+        self.encoder_cache.keep(rows)
+        self.decoder_cache.keep(rows)
+
+    def _for_branches(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.repeat(self.num_branches, *[1] * (tensor.ndim - 1))
 
 
-def expand_seed(seed: int | list[int] | None, size: int) -> list[int]:
-    """One seed per sample; ValueError if a list has another length. None draws the first one afresh."""
-    if seed is None:
-        seed = int(torch.randint(2**31, ()))
-    seeds = [seed + i for i in range(size)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != size:
-        raise ValueError(f"seed: {len(seeds)} seeds for {size} samples")
-    return seeds
-
-
-def _random_numbers(
-    seed: int | list[int] | None, size: int, num_steps: int, num_tokens: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Uniform numbers: order `(batch, tokens)`, noise and sampling `(batch, steps, tokens)` each."""
-    seeds = expand_seed(seed, size)
-    # On the CPU whatever the device, so that a seed means the same everywhere.
-    draws = torch.stack(
-        [torch.rand(1 + 2 * num_steps, num_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    ).to(device)
-    return draws[:, 0], draws[:, 1 : 1 + num_steps], draws[:, 1 + num_steps :]
-
-
-def _sample(
-    logits: torch.FloatTensor, uniform: torch.FloatTensor, temperature: float, top_k: int, top_p: float
-) -> tuple[torch.LongTensor, torch.FloatTensor]:
-    """Draw a token per position, `(batch, queries)`, with its log-probability before warping."""
-    log_probabilities = logits.log_softmax(-1)
-    if temperature == 0:
-        sampled = logits.argmax(-1)
-    else:
-        scores = logits.flatten(0, 1)
-        # Temperature comes before the nucleus: top_p is a share of the distribution that is sampled from.
-        warpers = [TemperatureLogitsWarper(float(temperature))] if temperature != 1 else []
-        warpers += [TopKLogitsWarper(top_k)] if top_k else []
-        warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
-        for warper in warpers:
-            scores = warper(None, scores)
-        # Inverse transform sampling spends one uniform number per token, whatever the vocabulary.
-        cumulative = scores.softmax(-1).double().cumsum(-1).view(*logits.shape)
-        threshold = uniform.double()[..., None] * cumulative[..., -1:]
-        sampled = (cumulative <= threshold).sum(-1).clamp_max(logits.shape[-1] - 1)
-    return sampled, log_probabilities.gather(-1, sampled[..., None])[..., 0]
+def _stacked(branches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Batches of different lengths as one, padded to the longest and cut to what is valid of it."""
+    longest = max(branch["input_ids"].shape[1] for branch in branches)
+    pad = torch.nn.functional.pad
+    stacked = {
+        name: torch.cat([pad(branch[name], (0, longest - branch[name].shape[1])) for branch in branches])
+        for name in branches[0]
+    }
+    mask = stacked["input_valid_mask"]
+    order = mask.long().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
+    return {name: tensor.gather(1, order) for name, tensor in stacked.items()}

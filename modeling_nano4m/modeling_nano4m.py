@@ -7,25 +7,37 @@ model covers every direction between the modalities.
 
 Token sequences come flat and padded, with three numbers per token: its id, its modality and its position
 within the modality. Nothing here knows pixels or waveforms.
+
+Tokens may also have a step: an input token reads only inputs whose step is not later than its own. What is given has
+step 0; tokens that are generated one after another have steps that rise. So what the encoder has once computed for a
+token stays true when more tokens follow, and generation reads each token once, with cached keys and values, as
+autoregressive models do, though in any order (compare XLNet, Yang et al. 2019, arXiv:1906.08237).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_nano4m import Nano4MConfig
 from .generation_nano4m import Nano4MGenerationMixin
+from .layers_nano4m import (
+    KeyValueCache,
+    Nano4MAttention,
+    Nano4MDecoderLayer,
+    Nano4MEncoderLayer,
+    SequenceLayout,
+    layer_norm,
+    pair_mask,
+)
+from .linear_cross_entropy import linear_cross_entropy
 
 
 @dataclass
@@ -58,135 +70,17 @@ class Nano4MOutput(ModelOutput):
     encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out; `(batch, heads, length, head_dim)` in, `(batch, length, heads, head_dim)` out."""
-    scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, dropout, module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-class Nano4MAttention(nn.Module):
-    """Multi-head attention of `hidden_states` to themselves, or to `context`."""
-
-    def __init__(self, config: Nano4MConfig, masks_pairs: bool = False):
-        super().__init__()
-        self.config = config
-        self.masks_pairs = masks_pairs
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        context: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        context = hidden_states if context is None else context
-        query, key, value = (
-            projection(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection, states in ((self.q_proj, hidden_states), (self.k_proj, context), (self.v_proj, context))
-        )
-        implementation = self.config._attn_implementation
-        if self.masks_pairs and "flash" in implementation:
-            implementation = "sdpa"
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        dropout = self.config.dropout if self.training else 0.0
-        output, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, is_causal=False
-        )
-        return self.o_proj(output.flatten(2)), weights
-
-
-class Nano4MMLP(nn.Module):
-    """Feed-forward layer with GELU."""
-
-    def __init__(self, config: Nano4MConfig):
-        super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.gelu(self.up_proj(hidden_states)))
-
-
-def layer_norm(config: Nano4MConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
-
-
-class Nano4MEncoderLayer(GradientCheckpointingLayer):
-    """Visible tokens attend to visible tokens, whatever their modality."""
-
-    def __init__(self, config: Nano4MConfig):
-        super().__init__()
-        self.attention_norm = layer_norm(config)
-        self.attention = Nano4MAttention(config)
-        self.mlp_norm = layer_norm(config)
-        self.mlp = Nano4MMLP(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask)
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
-
-
-class Nano4MDecoderLayer(GradientCheckpointingLayer):
-    """Queries attend to the other queries of their modality, then to everything the encoder read."""
-
-    def __init__(self, config: Nano4MConfig):
-        super().__init__()
-        self.self_attention_norm = layer_norm(config)
-        self.self_attention = Nano4MAttention(config, masks_pairs=True)
-        self.cross_attention_norm = layer_norm(config)
-        self.cross_attention = Nano4MAttention(config)
-        self.mlp_norm = layer_norm(config)
-        self.mlp = Nano4MMLP(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        encoder_hidden_states: torch.Tensor,
-        encoder_attention_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        attended, _ = self.self_attention(self.self_attention_norm(hidden_states), attention_mask)
-        hidden_states = hidden_states + self.dropout(attended)
-        attended, _ = self.cross_attention(
-            self.cross_attention_norm(hidden_states), encoder_attention_mask, context=encoder_hidden_states
-        )
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
-
-
 class Nano4MEmbeddings(nn.Module):
     """Embeds tokens (id, modality, position) and queries (modality, position).
 
-    All vocabularies share one table, and so do all positions: the id of a modality is shifted by the sizes of
+    All vocabularies stand in one table, and so do all positions: the id of a modality is shifted by the sizes of
     the modalities before it, and a whole mixed batch is one lookup.
     """
 
     def __init__(self, config: Nano4MConfig):
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(sum(map(config.vocab_size_of, config.modalities)), config.hidden_size)
+        self.tokens = nn.Embedding(config.num_vocabulary_rows, config.hidden_size)
         self.modalities = nn.Embedding(len(config.modalities), config.hidden_size)
         self.positions = nn.ModuleDict(
             {
@@ -194,8 +88,8 @@ class Nano4MEmbeddings(nn.Module):
                 for name, modality in config.modalities.items()
             }
         )
-        self.register_buffer("token_offsets", self._offsets(config.vocab_size_of), persistent=False)
-        self.register_buffer("position_offsets", self._offsets(config.num_tokens_of), persistent=False)
+        self.register_buffer("token_offsets", self._token_offsets(), persistent=False)
+        self.register_buffer("position_offsets", self._position_offsets(), persistent=False)
 
     def forward(
         self, modality_ids: torch.Tensor, position_ids: torch.Tensor, token_ids: torch.Tensor | None = None
@@ -218,8 +112,11 @@ class Nano4MEmbeddings(nn.Module):
             tables.append(table)
         return torch.cat(tables)
 
-    def _offsets(self, size_of: Callable[[str], int]) -> torch.LongTensor:
-        sizes = torch.tensor([size_of(name) for name in self.config.modalities])
+    def _token_offsets(self) -> torch.LongTensor:
+        return torch.tensor([self.config.vocabulary_rows(name).start for name in self.config.modalities])
+
+    def _position_offsets(self) -> torch.LongTensor:
+        sizes = torch.tensor([self.config.num_tokens_of(name) for name in self.config.modalities])
         return sizes.cumsum(0) - sizes
 
 
@@ -252,27 +149,29 @@ class Nano4MPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
         elif isinstance(module, Nano4MEmbeddings):
-            init.copy_(module.token_offsets, module._offsets(self.config.vocab_size_of))
-            init.copy_(module.position_offsets, module._offsets(self.config.num_tokens_of))
+            init.copy_(module.token_offsets, module._token_offsets())
+            init.copy_(module.position_offsets, module._position_offsets())
         elif isinstance(module, Nano4MModel):
             init.normal_(module.start_state, std=std)
 
 
 class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
-    """Encoder, decoder and one output head per modality."""
+    """Encoder, decoder and one output head, a part of which belongs to each modality."""
+
+    _tied_weights_keys = {"head.weight": "embeddings.tokens.weight"}
 
     def __init__(self, config: Nano4MConfig):
         super().__init__(config)
+        self.generation_config = GenerationConfig(modality_defaults={})
         self.embeddings = Nano4MEmbeddings(config)
         # Always the first thing the encoder reads, so that "given nothing" is an input like any other.
         self.start_state = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.encoder_layers = nn.ModuleList(Nano4MEncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.encoder_layers = nn.ModuleList(Nano4MEncoderLayer(config, i) for i in range(config.num_encoder_layers))
         self.encoder_norm = layer_norm(config)
-        self.decoder_layers = nn.ModuleList(Nano4MDecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.decoder_layers = nn.ModuleList(Nano4MDecoderLayer(config, i) for i in range(config.num_decoder_layers))
         self.decoder_norm = layer_norm(config)
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(config.hidden_size, config.vocab_size_of(name), bias=False) for name in config.modalities}
-        )
+        # Rows like those of the embeddings' table, so that the two can be tied.
+        self.head = nn.Linear(config.hidden_size, config.num_vocabulary_rows, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -281,6 +180,16 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.tokens = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.head = value
+
+    def logits_of(self, modality: str, hidden_states: torch.Tensor) -> torch.FloatTensor:
+        """Decoder states `(..., hidden_size)` to logits over a modality's own ids, `(..., vocab_size)` float32."""
+        return F.linear(hidden_states, self.head.weight[self.config.vocabulary_rows(modality)]).float()
 
     def resize_token_embeddings(self, *args, **kwargs):
         """Raises a ValueError: there are as many vocabularies as modalities."""
@@ -297,25 +206,26 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         Raises:
             ValueError: the model does not know the modality, or `vocab_size` is less than 1.
         """
-        rows = self._vocabulary_rows(modality)
+        self.config.modality_id(modality)
         if vocab_size < 1:
             raise ValueError(f"vocab_size of {modality!r} must be at least 1, not {vocab_size}")
-        table, head = self.embeddings.tokens.weight, self.heads[modality]
-        table = torch.cat([table[: rows.start], self._resized(table[rows], vocab_size), table[rows.stop :]])
-        self.embeddings.tokens = nn.Embedding.from_pretrained(table, freeze=False)
-        head.weight = nn.Parameter(self._resized(head.weight, vocab_size))
-        head.out_features = vocab_size
+        before = self.config.vocabulary_rows(modality)
+        num_before = self.config.num_vocabulary_rows
         self.config.modalities[modality]["vocab_size"] = vocab_size
-        self.embeddings.token_offsets.copy_(self.embeddings._offsets(self.config.vocab_size_of))
+        if self.config.share_vocabularies:  # one table for all, as long as the longest of them
+            before, vocab_size = slice(0, num_before), self.config.num_vocabulary_rows
 
-    def _vocabulary_rows(self, modality: str) -> slice:
-        """Where the ids of a modality stand in the table of all vocabularies."""
-        start = int(self.embeddings.token_offsets[self.config.modality_id(modality)])
-        return slice(start, start + self.config.vocab_size_of(modality))
+        def resized(weight: torch.Tensor) -> torch.Tensor:
+            mine = weight[before][:vocab_size]
+            fresh = weight.new_empty(vocab_size - len(mine), weight.shape[1])
+            fresh.normal_(std=self.config.initializer_range)
+            return torch.cat([weight[: before.start], mine, fresh, weight[before.stop :]])
 
-    def _resized(self, weight: torch.Tensor, length: int) -> torch.Tensor:
-        fresh = weight.new_empty(max(0, length - len(weight)), weight.shape[1])
-        return torch.cat([weight[:length], fresh.normal_(std=self.config.initializer_range)])
+        self.embeddings.tokens = nn.Embedding.from_pretrained(resized(self.embeddings.tokens.weight), freeze=False)
+        self.head.weight = nn.Parameter(resized(self.head.weight))
+        self.head.out_features = len(self.head.weight)
+        self.embeddings.token_offsets.copy_(self.embeddings._token_offsets())
+        self.tie_weights()
 
     @torch.no_grad()
     def start_from_token_vectors(self, modality: str, vectors: torch.FloatTensor) -> None:
@@ -329,9 +239,12 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             vectors: `(vocab_size, dim)`, such as a tokenizer's `token_vectors()`; projected at random to the width
                 and scale of the model's own initial weights.
         """
-        rows = self._vocabulary_rows(modality)
+        self.config.modality_id(modality)
+        rows = self.config.vocabulary_rows(modality)
         vectors = ((vectors - vectors.mean(0)) / vectors.std()).to(self.device)
-        for weight in (self.embeddings.tokens.weight[rows], self.heads[modality].weight):
+        tables = [self.embeddings.tokens.weight] + [self.head.weight] * (not self.config.tie_word_embeddings)
+        for table in tables:
+            weight = table[rows]
             projection = torch.randn(vectors.shape[1], weight.shape[1], device=self.device) / vectors.shape[1] ** 0.5
             weight.mul_(0.3).add_(self.config.initializer_range * (vectors @ projection))
 
@@ -345,7 +258,10 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         target_position_ids: torch.LongTensor,
         input_valid_mask: torch.BoolTensor | None = None,
         target_valid_mask: torch.BoolTensor | None = None,
+        input_steps: torch.LongTensor | None = None,
+        target_steps: torch.LongTensor | None = None,
         target_ids: torch.LongTensor | None = None,
+        num_items_in_batch: torch.LongTensor | None = None,
         return_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Nano4MOutput:
@@ -358,29 +274,42 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             input_position_ids: position of each token within its modality, same shape.
             target_modality_ids, target_position_ids: what to predict, `(batch, num_targets)` int64.
             input_valid_mask, target_valid_mask: True for real tokens, False for padding; bool; all real if None.
+            input_steps: an input token reads the inputs whose step is not later than its own, `(batch, num_inputs)`
+                int64, at least 0; all read all if None.
+            target_steps: a target is predicted from the inputs whose step is earlier, `(batch, num_targets)` int64, at
+                least 1; from all if None. Only together with `input_steps`.
             target_ids: the true ids at the target positions; with them the loss is computed.
+            num_items_in_batch: how many targets each modality has in the whole of which this batch is a part,
+                `(modalities,)` int64: the losses of the parts then add up to that of the whole. Only those of this
+                batch if None.
             return_logits: whether to return logits; by default only when no `target_ids` are given.
 
         Returns:
             Nano4MOutput. Padding influences neither the outputs at real positions nor the loss.
         """
         encoder_hidden_states, encoder_valid_mask = self.encode(
-            input_ids, input_modality_ids, input_position_ids, input_valid_mask
+            input_ids, input_modality_ids, input_position_ids, input_valid_mask, input_steps
         )
         hidden_states = self.decode(
-            target_modality_ids, target_position_ids, encoder_hidden_states, encoder_valid_mask, target_valid_mask
+            target_modality_ids,
+            target_position_ids,
+            encoder_hidden_states,
+            encoder_valid_mask,
+            target_valid_mask,
+            input_steps,
+            target_steps,
         )
         output = Nano4MOutput(last_hidden_state=hidden_states, encoder_last_hidden_state=encoder_hidden_states)
-        if target_valid_mask is None:
-            target_valid_mask = torch.ones_like(target_modality_ids, dtype=torch.bool)
+        if target_valid_mask is not None:
+            target_modality_ids = target_modality_ids.masked_fill(~target_valid_mask, -1)
         if return_logits if return_logits is not None else target_ids is None:
             output.logits = {
-                name: self.heads[name](hidden_states[(target_modality_ids == index) & target_valid_mask]).float()
+                name: self.logits_of(name, hidden_states[target_modality_ids == index])
                 for index, name in enumerate(self.config.modalities)
             }
         if target_ids is not None:
             output.loss, output.losses, output.num_targets = self._loss(
-                hidden_states, target_ids, target_modality_ids, target_valid_mask
+                hidden_states, target_ids, target_modality_ids, num_items_in_batch
             )
         return output
 
@@ -390,17 +319,58 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         input_modality_ids: torch.LongTensor,
         input_position_ids: torch.LongTensor,
         input_valid_mask: torch.BoolTensor | None = None,
+        input_steps: torch.LongTensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> tuple[torch.FloatTensor, torch.BoolTensor]:
-        """Read visible tokens; see `forward`. Returns states `(batch, 1 + num_inputs, hidden_size)` and their mask."""
+        """Read visible tokens; see `forward`. Returns states `(batch, 1 + num_inputs, hidden_size)` and their mask.
+
+        An empty `cache` is filled, so that `encode_more` can go on from here.
+        """
         if input_valid_mask is None:
             input_valid_mask = torch.ones_like(input_ids, dtype=torch.bool)
         valid_mask = F.pad(input_valid_mask, (1, 0), value=True)
         embeddings = self.embeddings(input_modality_ids, input_position_ids, input_ids)
         hidden_states = torch.cat([self.start_state.expand(len(input_ids), -1, -1), embeddings], dim=1)
-        attention_mask = create_bidirectional_mask(self.config, hidden_states, valid_mask)
+        if input_steps is None:
+            attention_mask = create_bidirectional_mask(self.config, hidden_states, valid_mask)
+        else:
+            steps = F.pad(input_steps, (1, 0))
+            visible = valid_mask[:, None, :] & (steps[:, None, :] <= steps[:, :, None])
+            attention_mask = pair_mask(self.config, visible, hidden_states.dtype)
+        return self._encoder(hidden_states, attention_mask, valid_mask, cache), valid_mask
+
+    def encode_more(
+        self,
+        input_ids: torch.LongTensor,
+        input_modality_ids: torch.LongTensor,
+        input_position_ids: torch.LongTensor,
+        valid_mask: torch.BoolTensor,
+        cache: KeyValueCache,
+    ) -> torch.FloatTensor:
+        """Read more tokens, each a step later than the one before, as if `encode` had read all at once.
+
+        Args:
+            input_ids, input_modality_ids, input_position_ids: as in `forward`, `(batch, num_new)` int64.
+            valid_mask: of everything read, start state, earlier tokens and these, `(batch, length)` bool.
+            cache: keys and values of what was read before; these tokens' are added.
+
+        Returns:
+            The states of the new tokens, `(batch, num_new, hidden_size)`.
+        """
+        hidden_states = self.embeddings(input_modality_ids, input_position_ids, input_ids)
+        num_new, length = input_ids.shape[1], valid_mask.shape[1]
+        earlier = torch.ones(num_new, length, dtype=torch.bool, device=valid_mask.device).tril(length - num_new)
+        attention_mask = pair_mask(self.config, valid_mask[:, None, :] & earlier, hidden_states.dtype)
+        return self._encoder(hidden_states, attention_mask, valid_mask[:, length - num_new :], cache)
+
+    def _encoder(
+        self, hidden_states: torch.Tensor, attention_mask, valid_mask: torch.BoolTensor, cache: KeyValueCache | None
+    ) -> torch.FloatTensor:
+        layout = SequenceLayout(valid_mask, drop_padding=self.training)
+        hidden_states = layout.drop_padding(hidden_states)
         for layer in self.encoder_layers:
-            hidden_states = layer(hidden_states, attention_mask)
-        return self.encoder_norm(hidden_states), valid_mask
+            hidden_states = layer(hidden_states, attention_mask, layout, cache=cache)
+        return layout.restore_padding(self.encoder_norm(hidden_states))
 
     def decode(
         self,
@@ -409,18 +379,48 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         encoder_hidden_states: torch.FloatTensor,
         encoder_valid_mask: torch.BoolTensor,
         target_valid_mask: torch.BoolTensor | None = None,
+        input_steps: torch.LongTensor | None = None,
+        target_steps: torch.LongTensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> torch.FloatTensor:
-        """States `(batch, num_targets, hidden_size)` from which a modality's head predicts the queried tokens."""
+        """States `(batch, num_targets, hidden_size)` from which a modality's head predicts the queried tokens.
+
+        With a `cache` of keys and values of encoder states, `encoder_hidden_states` are only those not in it yet,
+        which are added; `encoder_valid_mask` is that of all.
+        """
         if target_valid_mask is None:
             target_valid_mask = torch.ones_like(target_modality_ids, dtype=torch.bool)
         hidden_states = self.embeddings(target_modality_ids, target_position_ids)
-        attention_mask = self._query_mask(hidden_states, target_modality_ids, target_position_ids, target_valid_mask)
-        encoder_attention_mask = create_bidirectional_mask(
-            self.config, hidden_states, encoder_valid_mask, encoder_hidden_states=encoder_hidden_states
+        attention_mask = self._query_mask(
+            hidden_states, target_modality_ids, target_position_ids, target_valid_mask, target_steps
         )
+        if target_steps is None and cache is None:
+            encoder_attention_mask = create_bidirectional_mask(
+                self.config, hidden_states, encoder_valid_mask, encoder_hidden_states=encoder_hidden_states
+            )
+        else:
+            visible = encoder_valid_mask[:, None, :].expand(-1, hidden_states.shape[1], -1)
+            if target_steps is not None:
+                visible = visible & (F.pad(input_steps, (1, 0))[:, None, :] < target_steps[:, :, None])
+            encoder_attention_mask = pair_mask(self.config, visible, hidden_states.dtype)
+        layout = SequenceLayout(target_valid_mask, drop_padding=self.training)
+        encoder_layout = SequenceLayout(
+            encoder_valid_mask[:, encoder_valid_mask.shape[1] - encoder_hidden_states.shape[1] :],
+            drop_padding=self.training,
+        )
+        hidden_states = layout.drop_padding(hidden_states)
+        encoder_hidden_states = encoder_layout.drop_padding(encoder_hidden_states)
         for layer in self.decoder_layers:
-            hidden_states = layer(hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask)
-        return self.decoder_norm(hidden_states)
+            hidden_states = layer(
+                hidden_states,
+                attention_mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                layout,
+                encoder_layout,
+                cache=cache,
+            )
+        return layout.restore_padding(self.decoder_norm(hidden_states))
 
     def _query_mask(
         self,
@@ -428,44 +428,50 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         modality_ids: torch.Tensor,
         position_ids: torch.Tensor,
         valid_mask: torch.Tensor,
-    ) -> torch.Tensor | None:
+        steps: torch.Tensor | None,
+    ):
         """Which queries see each other: those of one modality, and in a left-to-right one only earlier ones.
 
         Other targets must not change an answer, and a query about word 3 must not learn from a query about word 9
-        that the text is at least 9 words long.
+        that the text is at least 9 words long. Queries of different steps do not see each other, for a later one may
+        know the answer to an earlier one.
         """
         orders = [modality.get("order", "any") for modality in self.config.modalities.values()]
         left_to_right = torch.tensor([order == "left_to_right" for order in orders], device=modality_ids.device)
         # Shared by all queries of a grid, growing along a sequence: a query sees whatever is not later than it.
         time = position_ids * left_to_right[modality_ids]
-
-        if "flash" in self.config._attn_implementation:
-            # Flash kernels know padding only; this one attention runs on sdpa, which takes a boolean mask.
-            same = modality_ids[:, None, :, None] == modality_ids[:, None, None, :]
-            earlier = time[:, None, :, None] >= time[:, None, None, :]
-            return same & earlier & valid_mask[:, None, None, :]
-
-        def visible(batch, head, query, key):
-            same = modality_ids[batch, query] == modality_ids[batch, key]
-            return same & (time[batch, query] >= time[batch, key])
-
-        return create_bidirectional_mask(self.config, hidden_states, valid_mask, and_mask_function=visible)
+        same = modality_ids[:, :, None] == modality_ids[:, None, :]
+        visible = same & (time[:, None, :] <= time[:, :, None]) & valid_mask[:, None, :]
+        if steps is not None:
+            visible = visible & (steps[:, :, None] == steps[:, None, :])
+        # Padding sees itself, for a row of attention without any key has no result.
+        itself = torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
+        return pair_mask(self.config, visible | itself, hidden_states.dtype)
 
     def _loss(
         self,
         hidden_states: torch.Tensor,
         target_ids: torch.Tensor,
         target_modality_ids: torch.Tensor,
-        target_valid_mask: torch.Tensor,
+        num_items_in_batch: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        losses, num_targets = {}, {}
-        for index, name in enumerate(self.config.modalities):
-            mine = (target_modality_ids == index) & target_valid_mask
-            # A head without targets still takes part, with zero gradient: distributed training expects it to.
-            # Float32 from the logits on, for bfloat16 loses the difference between likely and certain.
-            logits = self.heads[name](hidden_states[mine]).float()
-            total = F.cross_entropy(logits, target_ids[mine], reduction="sum")
-            num_targets[name] = mine.sum()
-            losses[name] = total / num_targets[name].clamp_min(1)
-        present = torch.stack(list(num_targets.values())).gt(0).sum()
-        return sum(losses.values()) / present.clamp_min(1), losses, num_targets
+        """Loss, losses and numbers of targets; a modality id of -1 marks padding."""
+        names = self.config.modality_names
+        modality_ids = target_modality_ids.flatten()
+        membership = modality_ids == torch.arange(len(names), device=modality_ids.device)[:, None]
+        num_targets = membership.sum(1)
+        num_items = num_targets if num_items_in_batch is None else num_items_in_batch
+        # The loss is the mean over modalities that have targets of their mean over targets.
+        weights = 1 / (num_items.clamp_min(1) * num_items.gt(0).sum().clamp_min(1))
+        rows = [self.config.vocabulary_rows(name) for name in names]
+        loss, token_losses = linear_cross_entropy(
+            hidden_states.flatten(0, 1),
+            self.head.weight,
+            target_ids.flatten(),
+            modality_ids,
+            (membership * weights[:, None]).sum(0),
+            [row.start for row in rows],
+            [row.stop - row.start for row in rows],
+        )
+        losses = (membership * token_losses).sum(1) / num_targets.clamp_min(1)
+        return loss, dict(zip(names, losses, strict=True)), dict(zip(names, num_targets, strict=True))

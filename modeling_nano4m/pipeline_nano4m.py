@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from tokenizers_4m import AudioTokenizer, ImageTokenizer, TextTokenizer
 
-from .generation_nano4m import expand_seed
 from .modeling_nano4m import Nano4MModel
+from .sampling_nano4m import expand_seed
 from .scheduling_unmasking import UnmaskingScheduler
 
 
@@ -25,14 +25,14 @@ class Nano4MPipelineOutput(BaseOutput):
     images: lists of `num_frames` RGB PIL images.
     audios: float32 arrays `(num_samples,)` at `sampling_rate` Hz.
     texts: strings.
-    token_ids: `(batch, num_tokens)` int64, the ids they were decoded from.
+    token_ids: `(batch, num_tokens)` int64, the ids they were decoded from; by modality if several were generated.
     """
 
     images: list[list[Image.Image]] | None = None
     audios: list[np.ndarray] | None = None
     sampling_rate: int | None = None
     texts: list[str] | None = None
-    token_ids: torch.LongTensor | None = None
+    token_ids: torch.LongTensor | dict[str, torch.LongTensor] | None = None
 
 
 class Nano4MPipeline(DiffusionPipeline):
@@ -94,12 +94,15 @@ class Nano4MPipeline(DiffusionPipeline):
         image=None,
         audio=None,
         text=None,
-        target: str = "image",
+        target: str | list[str] = "image",
+        keep: torch.BoolTensor | None = None,
+        negative: dict | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        guidance_scale: float | dict[str, float] | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
         seed: int | list[int] | None = None,
         num_samples: int = 1,
         batch_size: int = 64,
@@ -112,57 +115,91 @@ class Nano4MPipeline(DiffusionPipeline):
                 frames of one clip by its entries being clips, or single pictures not `num_frames` in number.
             audio: array at the tokenizer's sampling rate, `(array, sampling_rate)`, file path, or a list of them.
             text: string, `pathlib.Path` of a text file, or a list of them.
-            target: "image", "audio" or "text".
-            num_inference_steps, guidance_scale, temperature, top_k, top_p, seed: see `Nano4MModel.generate`.
+            target: "image", "audio" or "text", or several of them: each becomes a condition of those after it.
+            keep: for in- and out-painting, which tokens of the target stay as they are in the medium given for it,
+                bool `(num_tokens,)` or in the shape of its token axes, as `(frame, row, column)`.
+            negative: conditions to lead away from, `name -> medium or list of them`.
+            num_inference_steps, guidance_scale, temperature, top_k, top_p, min_p, seed: see `Nano4MModel.generate`.
             num_samples: how many to generate when no condition is given.
             batch_size: samples generated at once.
 
         Raises:
             ValueError: if a condition is unreadable, or conditions differ in number.
         """
-        tokenizer = self._tokenizer(target)
-        given = {
-            "image": None if image is None else self._list_of_clips(image),
-            "audio": None if audio is None else _list_of(audio, (str, Path, tuple, dict, np.ndarray, torch.Tensor)),
-            "text": None if text is None else _list_of(text, (str, Path)),
-        }
-        given = {name: media for name, media in given.items() if media is not None}
-        sizes = {name: len(media) for name, media in given.items()}
+        targets = [target] if isinstance(target, str) else list(target)
+        for name in targets:
+            self._tokenizer(name)
+        given = self._lists({"image": image, "audio": audio, "text": text})
+        away = self._lists(negative or {})
+        sizes = {name: len(media) for name, media in (*given.items(), *away.items())}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"conditions differ in number of samples: {sizes}")
+        for name in given:
+            if name in targets and (keep is None or len(targets) > 1):
+                raise ValueError(f"{name} is both condition and target; to complete a part of it, say what to keep")
         total = next(iter(sizes.values()), num_samples)
         seeds = expand_seed(seed, total)
 
-        generated, decoded = [], []
-        for start in tqdm(range(0, total, batch_size), desc=f"generate {target}", disable=total <= batch_size):
+        token_ids, decoded = {name: [] for name in targets}, {name: [] for name in targets}
+        title = f"generate {', '.join(targets)}"
+        for start in tqdm(range(0, total, batch_size), desc=title, disable=total <= batch_size):
             part = slice(start, start + batch_size)
-            token_ids = self.model.generate(
-                *self._encode({name: media[part] for name, media in given.items()}, target),
+            inputs, valid_masks = self._encode({name: media[part] for name, media in given.items()})
+            if keep is not None:
+                if targets[0] not in inputs:
+                    raise ValueError(f"keep needs a part of the target: give a medium for {targets[0]}")
+                valid_masks[targets[0]] &= keep.flatten().to(valid_masks[targets[0]].device)
+            generated = self.model.generate(
+                inputs,
+                targets,
+                valid_masks,
+                negative_inputs=self._encode({name: media[part] for name, media in away.items()})[0],
                 batch_size=len(seeds[part]),
                 num_inference_steps=num_inference_steps,
-                scheduler=self.scheduler,
+                # A scheduler that the model keeps for one modality goes before the pipeline's, which is for all.
+                scheduler=None if self._has_own_scheduler(targets) else self.scheduler,
                 guidance_scale=guidance_scale,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
+                min_p=min_p,
                 seed=seeds[part],
             )
-            generated.append(token_ids.cpu())
-            decoded += tokenizer.postprocess(tokenizer.decode(token_ids))
-        output = Nano4MPipelineOutput(token_ids=torch.cat(generated))
-        output[f"{target}s"] = decoded
-        if target == "audio":
+            for name, ids in generated.items():
+                token_ids[name].append(ids.cpu())
+                decoded[name] += self.tokenizers[name].postprocess(self.tokenizers[name].decode(ids))
+        token_ids = {name: torch.cat(parts) for name, parts in token_ids.items()}
+        output = Nano4MPipelineOutput(token_ids=token_ids[target] if isinstance(target, str) else token_ids)
+        for name, media in decoded.items():
+            output[f"{name}s"] = media
+        if "audio" in decoded:
             output["sampling_rate"] = self.audio_tokenizer.config.sampling_rate
         return output
 
-    def _encode(self, given: dict[str, list], target: str) -> tuple:
-        """The first three arguments of `Nano4MModel.generate`: ids, target, and which ids are real."""
+    def _lists(self, media: dict) -> dict[str, list]:
+        """One list of media per modality, whatever of it was given."""
+        lists = {}
+        for name, value in media.items():
+            self._tokenizer(name)
+            if value is None:
+                continue
+            if name == "image":
+                lists[name] = self._list_of_clips(value)
+            else:
+                single = (str, Path) if name == "text" else (str, Path, tuple, dict, np.ndarray, torch.Tensor)
+                lists[name] = [value] if isinstance(value, single) else list(value)
+        return lists
+
+    def _encode(self, given: dict[str, list]) -> tuple[dict, dict]:
+        """Ids of each condition and which of them are real."""
         inputs, valid_masks = {}, {}
         for name, media in given.items():
             inputs[name], valid_masks[name] = self.tokenizers[name].encode_media(media)
-            if name == target:
-                raise ValueError(f"{name} is both condition and target")
-        return inputs, target, valid_masks
+        return inputs, valid_masks
+
+    def _has_own_scheduler(self, targets: list[str]) -> bool:
+        defaults = getattr(self.model.generation_config, "modality_defaults", None) or {}
+        return any("scheduler" in defaults.get(name, {}) for name in targets)
 
     def _tokenizer(self, target: str):
         if target not in self.tokenizers:
@@ -178,7 +215,3 @@ class Nano4MPipeline(DiffusionPipeline):
         num_frames = self.image_tokenizer.config.num_frames
         is_one_clip = num_frames > 1 and len(image) == num_frames and all(isinstance(i, Image.Image) for i in image)
         return [image] if is_one_clip else list(image)
-
-
-def _list_of(media, single: tuple) -> list:
-    return [media] if isinstance(media, single) else list(media)

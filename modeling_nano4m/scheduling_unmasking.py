@@ -10,7 +10,7 @@ import torch
 from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 
-SCHEDULES = ("cosine", "linear")
+SCHEDULES = ("cosine", "linear", "constant")
 ORDERS = ("random", "confidence")
 
 
@@ -18,18 +18,27 @@ class UnmaskingScheduler(SchedulerMixin, ConfigMixin):
     """Spreads `num_tokens` tokens over `num_inference_steps` steps.
 
     Args:
-        schedule: "cosine" fixes few tokens at first, while little is known, and more later; "linear" equally many
-            in each step.
+        schedule: "cosine" fixes few tokens at first, while little is known, and more later; "linear" too, by equally
+            many more in each step; "constant" equally many in each step.
         order: "random" fixes tokens in an order drawn beforehand; "confidence" those with the highest probability
             first. Modalities whose order is left to right are generated so in either case.
         confidence_temperature: strength of the Gumbel noise on log-probabilities in confidence order, falling
             linearly to 0 over the steps; without it samples lose variety.
+        temperature_schedule: whether the temperature of sampling stays "constant" or falls towards 0 over the steps,
+            in a "linear" way or as a "cosine", which falls late.
     """
 
     @register_to_config
-    def __init__(self, schedule: str = "cosine", order: str = "random", confidence_temperature: float = 1.0):
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+    def __init__(
+        self,
+        schedule: str = "cosine",
+        order: str = "random",
+        confidence_temperature: float = 1.0,
+        temperature_schedule: str = "constant",
+    ):
+        for name, value in (("schedule", schedule), ("temperature_schedule", temperature_schedule)):
+            if value not in SCHEDULES:
+                raise ValueError(f"{name} must be one of {', '.join(SCHEDULES)}, not {value!r}")
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
 
@@ -51,23 +60,29 @@ class UnmaskingScheduler(SchedulerMixin, ConfigMixin):
         progress = steps / num_inference_steps
         if self.config.schedule == "cosine":
             progress = 1 - torch.cos(progress * math.pi / 2)
+        elif self.config.schedule == "linear":
+            progress = progress**2
         num_tokens = num_tokens.cpu()[:, None]
         known = (num_tokens * progress).round().long()
         known = torch.maximum(known, steps.long())
         return torch.minimum(known, num_tokens)
 
+    def temperature_factor(self, progress: float) -> float:
+        """What the temperature of sampling is multiplied by when this part of the steps is done, in [0, 1)."""
+        schedule = self.config.temperature_schedule
+        if schedule == "constant":
+            return 1.0
+        return 1 - progress if schedule == "linear" else math.cos(progress * math.pi / 2)
+
     def priority(
-        self, log_probabilities: torch.FloatTensor, order_noise: torch.Tensor, noise: torch.Tensor, progress: float
+        self, log_probabilities: torch.FloatTensor, noise: torch.Tensor, progress: float
     ) -> torch.FloatTensor:
-        """Which positions to fix first: those with the highest value, `(batch, num_tokens)`.
+        """In confidence order, which positions to fix first: those with the highest value, `(batch, num_tokens)`.
 
         Args:
             log_probabilities: of the tokens sampled at each position, `(batch, num_tokens)`.
-            order_noise: uniform numbers in [0, 1) drawn once per position and sample, same shape.
-            noise: uniform numbers drawn anew in each step, same shape.
+            noise: uniform numbers in [0, 1) drawn anew in each step, same shape.
             progress: part of the steps done, in [0, 1).
         """
-        if self.config.order == "random":
-            return order_noise
         gumbel = -torch.log(-torch.log(noise.clamp(1e-9, 1 - 1e-7)))
         return log_probabilities + self.config.confidence_temperature * (1 - progress) * gumbel

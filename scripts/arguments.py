@@ -47,10 +47,8 @@ def expand_yaml(argv: list[str]) -> list[str]:
         if value is None:
             continue
         words.append(f"--{name}")
-        if isinstance(value, dict):
-            words.append(json.dumps(value))
-        else:
-            words += [str(item) for item in (value if isinstance(value, list) else [value])]
+        items = value if isinstance(value, list) else [value]
+        words += [json.dumps(item) if isinstance(item, dict) else str(item) for item in items]
     return words + list(argv[1:])
 
 
@@ -67,19 +65,23 @@ def fields_of(cls: type, without: tuple[str, ...] = ()) -> type:
     for field in dataclasses.fields(cls):
         if field.name not in cls.__annotations__ or field.name in without:
             continue
-        default = field.default
-        if isinstance(default, tuple):
-            default = dataclasses.field(default_factory=lambda value=default: list(value))
-        fields.append((field.name, _simple(field.type), default))
+        hint, default = _simple(field.type), field.default
+        if typing.get_origin(hint) is list and default is not dataclasses.MISSING:
+            items = list(default) if isinstance(default, (tuple, list)) else [default]
+            default = dataclasses.field(default_factory=lambda items=items: list(items))
+        fields.append((field.name, hint, default))
     return dataclasses.make_dataclass(f"{cls.__name__}Fields", fields)
 
 
 def _simple(hint):
-    """What a command line can spell: of `list[int] | tuple[int, ...]` it is `list[int]`, of a dictionary JSON."""
+    """What a command line can spell: of `list[int] | tuple[int, ...]` it is `list[int]`, of a dictionary JSON.
+
+    Where there may be a list beside a dictionary, it is one or more words of JSON.
+    """
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
         return hint
     members = [member for member in typing.get_args(hint) if member is not type(None)]
     if any(typing.get_origin(member) is dict for member in members):
-        return json.loads
+        return list[json.loads] if any(typing.get_origin(member) is list for member in members) else json.loads
     best = float if float in members else next((m for m in members if typing.get_origin(m) is list), members[0])
     return best if type(None) not in typing.get_args(hint) else best | None

@@ -4,7 +4,8 @@ generate.py --model MODEL --input FILE [FILE ...] --target image|audio|text --ou
 generate.py --model MODEL --input_dir FOLDER --target ... --output_dir DIR
 
 Files with one stem (dog.png, dog.txt) are one condition; a video gives its frames and its sound, as far as the
-target leaves them. Writes STEM.png (frames side by side), STEM.wav or STEM.txt.
+target leaves them. Writes STEM.png (frames side by side), STEM.wav or STEM.txt. How to sample is taken from the model
+where it is not said.
 """
 
 from collections import defaultdict
@@ -32,10 +33,11 @@ class GenerateArguments:
     input_dir: str | None = field(default=None, metadata={"help": "folder of files to condition on"})
     input_text: str | None = field(default=None, metadata={"help": "text to condition on, for every input"})
     num_inference_steps: int | None = field(default=None, metadata={"help": "steps of unmasking"})
-    guidance_scale: float = field(default=1.0, metadata={"help": "more follows the condition more closely"})
-    temperature: float = field(default=1.0, metadata={"help": "of sampling; 0 takes the most likely"})
-    top_k: int = field(default=0, metadata={"help": "sample among so many tokens; 0 among all"})
-    top_p: float = field(default=1.0, metadata={"help": "sample among the tokens with this probability together"})
+    guidance_scale: float | None = field(default=None, metadata={"help": "more follows the condition more closely"})
+    temperature: float | None = field(default=None, metadata={"help": "of sampling; 0 takes the most likely"})
+    top_k: int | None = field(default=None, metadata={"help": "sample among so many tokens; 0 among all"})
+    top_p: float | None = field(default=None, metadata={"help": "sample among tokens with this probability together"})
+    min_p: float | None = field(default=None, metadata={"help": "sample among tokens so likely beside the likeliest"})
     seed: int | None = field(default=None, metadata={"help": "of sampling"})
     batch_size: int = field(default=32, metadata={"help": "samples at once"})
 
@@ -83,6 +85,7 @@ def generate(args: GenerateArguments) -> None:
             temperature=args.temperature,
             top_k=args.top_k,
             top_p=args.top_p,
+            min_p=args.min_p,
             seed=None if args.seed is None else [args.seed + index for index, _ in members],
             batch_size=args.batch_size,
         )

@@ -1,11 +1,13 @@
-"""The model: padding, batching and attention backends change nothing; save and load; the loss; generation."""
+"""The model: padding, batching and attention backends change nothing; save and load; the loss."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModel
 
-from modeling_nano4m import Nano4MConfig, Nano4MModel, UnmaskingScheduler
+from modeling_nano4m import Nano4MConfig, Nano4MModel
+from modeling_nano4m.linear_cross_entropy import linear_cross_entropy
 
 MODALITIES = {
     "image": {"vocab_size": 20, "token_axes": {"frame": 2, "row": 2, "column": 3}},
@@ -139,85 +141,18 @@ def test_config_errors_name_the_field():
             make_model(**changes)
 
 
-CONDITION = {"image": torch.arange(36).view(3, 12) % 20, "audio": torch.arange(30).view(3, 10) % 7}
-
-
-@pytest.mark.parametrize("order", ["random", "confidence"])
-@pytest.mark.parametrize("target", list(MODALITIES))
-def test_generated_ids_belong_to_the_target(target, order):
-    model = make_model()
-    inputs = {k: v for k, v in CONDITION.items() if k != target}
-    ids = model.generate(inputs, target, scheduler=UnmaskingScheduler(order=order), seed=1, guidance_scale=2.0)
-    assert ids.shape == (3, model.config.num_tokens_of(target))
-    assert 0 <= ids.min() and ids.max() < MODALITIES[target]["vocab_size"]
-    if target == "text":
-        assert (ids[:, 0] == 1).all() and not (ids[:, 1:] == 1).any()
-        ended = (ids == 2).cumsum(1).bool()
-        assert ((ids == 0) == (ended & (ids != 2))).all(), "padding behind the end token and nowhere else"
-
-
-@pytest.mark.parametrize("order", ["random", "confidence"])
-@pytest.mark.parametrize("target", ["image", "text"])
-def test_a_sample_is_the_same_alone_and_in_a_batch(target, order):
-    model = make_model()
-    audio = {"audio": CONDITION["audio"]}
-    scheduler = UnmaskingScheduler(order=order)
-    together = model.generate(audio, target, seed=[5, 6, 7], scheduler=scheduler, top_k=5, top_p=0.9)
-    for i in range(3):
-        one = {"audio": CONDITION["audio"][i : i + 1]}
-        alone = model.generate(one, target, seed=[5 + i], scheduler=scheduler, top_k=5, top_p=0.9)
-        assert torch.equal(alone[0], together[i])
-    assert not torch.equal(model.generate(audio, target, seed=50), model.generate(audio, target, seed=90))
-
-
-def test_given_target_tokens_are_kept_and_nothing_is_given_is_legal():
-    model = make_model()
-    mask = torch.zeros(3, 12, dtype=torch.bool)
-    mask[:, [0, 7]] = True
-    ids = model.generate({"image": CONDITION["image"]}, "image", valid_masks={"image": mask}, seed=0)
-    assert torch.equal(ids[mask], CONDITION["image"][mask])
-    assert model.generate({}, "audio", batch_size=4, seed=0).shape == (4, 10)
-    with pytest.raises(ValueError, match="unknown modality 'video'"):
-        model.generate({}, "video")
-    with pytest.raises(ValueError, match="top_p"):
-        model.generate({}, "audio", top_p=0)
-
-
-def test_sampling_follows_the_models_distribution():
-    """One token, many seeds: frequencies agree with the softmax; top_k=1 and temperature 0 take the best."""
-    model = make_model(modalities={"one": {"vocab_size": 4, "token_axes": {"index": 1}}})
-    state, mask = model.encode(*[torch.zeros(1, 0, dtype=torch.int64)] * 3)
-    zero = torch.zeros(1, 1, dtype=torch.int64)
-    expected = model.heads["one"](model.decode(zero, zero, state, mask)).softmax(-1)[0, 0]
-    ids = model.generate({}, "one", batch_size=4000, seed=0)
-    torch.testing.assert_close(torch.bincount(ids[:, 0], minlength=4) / 4000, expected.detach(), atol=0.03, rtol=0)
-    for changes in ({"top_k": 1}, {"temperature": 0}, {"top_p": 1e-6}):
-        assert (model.generate({}, "one", batch_size=5, seed=0, **changes) == expected.argmax()).all()
-
-
-def test_schedules_are_even():
-    known = UnmaskingScheduler("linear").known_after_step(100, torch.tensor([256]))[0]
-    sizes = known.diff(prepend=torch.zeros(1, dtype=torch.int64))
-    assert sizes.sum() == 256 and sizes.min() >= 2 and sizes.max() <= 3
-    known = UnmaskingScheduler("cosine").known_after_step(8, torch.tensor([64, 3, 0]))
-    assert known[:, -1].tolist() == [64, 3, 0] and (known.diff(dim=1) >= 0).all()
-    assert known[0, 0] < 64 / 8
-    with pytest.raises(ValueError, match="order"):
-        UnmaskingScheduler(order="up")
-
-
 def test_token_vectors_make_like_tokens_alike():
     model = make_model()
-    untouched = model.heads["audio"].weight.clone()
+    rows = model.config.vocabulary_rows
+    untouched = model.head.weight[rows("audio")].clone()
     vectors = torch.randn(20, 6)
     vectors[7] = vectors[3] + 0.01
     model.start_from_token_vectors("image", vectors)
-    start = int(model.embeddings.token_offsets[model.config.modality_id("image")])
-    for weight in (model.embeddings.tokens.weight[start : start + 20], model.heads["image"].weight):
+    for weight in (model.embeddings.tokens.weight[rows("image")], model.head.weight[rows("image")]):
         distances = torch.cdist(weight, weight).fill_diagonal_(torch.inf)
         assert int(distances[3].argmin()) == 7
         assert 0.5 < weight.std().item() / model.config.initializer_range < 2, "the scale of the other weights"
-    assert torch.equal(model.heads["audio"].weight, untouched)
+    assert torch.equal(model.head.weight[rows("audio")], untouched)
     with pytest.raises(ValueError, match="unknown modality 'smell'"):
         model.start_from_token_vectors("smell", vectors)
 
@@ -253,3 +188,108 @@ def test_hidden_states_and_attentions_are_returned_on_request():
     assert output.cross_attentions[0].shape == (3, 4, 5, 1 + 6) and output.encoder_attentions[0].shape[2:] == (7, 7)
     for weights in (output.attentions[1], output.cross_attentions[1], output.encoder_attentions[1]):
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def gradients_of(model, batch):
+    model.zero_grad()
+    loss = model(**batch).loss
+    loss.backward()
+    return loss, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_training_without_padding_equals_training_with_it(attention):
+    """In training mode the layers work on real tokens only; in evaluation mode on all slots."""
+    model, batch = make_model(attn_implementation=attention), pad(make_batch())
+    batch["input_valid_mask"][0, :4] = False
+    batch["target_valid_mask"][1, 1:] = False
+    padded, unpadded = gradients_of(model.eval(), batch), gradients_of(model.train(), batch)
+    for expected, found in zip([padded[0], *padded[1]], [unpadded[0], *unpadded[1]], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_linear_cross_entropy_equals_the_plain_one(dtype, monkeypatch):
+    monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.LOGITS_AT_ONCE", 32)  # three targets at a time
+    torch.manual_seed(0)
+    states, weight = torch.randn(20, 6, dtype=dtype), torch.randn(15, 6, dtype=dtype)
+    modality_ids, token_weights = torch.randint(-1, 2, (20,)), torch.rand(20)
+    first_rows, sizes = [0, 3], [10, 12]  # overlapping, as where modalities share rows
+    target_ids = torch.randint(10, (20,))
+
+    def plain(states, weight):
+        losses = torch.zeros(20, dtype=torch.float64)
+        for index, (first, size) in enumerate(zip(first_rows, sizes, strict=True)):
+            mine = modality_ids == index
+            logits = (states[mine] @ weight[first : first + size].T).double()
+            losses[mine] = F.cross_entropy(logits, target_ids[mine], reduction="none")
+        return (losses * token_weights).sum(), losses
+
+    results = []
+    for compute in (
+        plain,
+        lambda *x: linear_cross_entropy(*x, target_ids, modality_ids, token_weights, first_rows, sizes),
+    ):
+        leaves = states.clone().requires_grad_(), weight.clone().requires_grad_()
+        total, losses = compute(*leaves)
+        (3 * total).backward()
+        results.append([total.double(), losses.double(), *(leaf.grad.double() for leaf in leaves)])
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float64 else {"atol": 0.05, "rtol": 0.05}
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, **tolerance)
+
+
+def test_losses_of_parts_add_up_to_that_of_the_whole():
+    model, batch = make_model(), make_batch(size=4)
+    whole, expected = gradients_of(model, batch)
+    counts = torch.bincount(batch["target_modality_ids"].flatten(), minlength=3)
+    parts = [{k: v[i : i + 2] for k, v in batch.items()} | {"num_items_in_batch": counts} for i in (0, 2)]
+    results = [gradients_of(model, part) for part in parts]
+    torch.testing.assert_close(sum(loss for loss, _ in results), whole)
+    for first, second, both in zip(results[0][1], results[1][1], expected, strict=True):
+        torch.testing.assert_close(first + second, both, atol=1e-6, rtol=1e-4)
+
+
+def test_compiles_without_a_graph_break():
+    model, batch = make_model(), pad(make_batch())
+    batch["input_steps"] = torch.arange(10).expand(3, -1)
+    loss, expected = gradients_of(model.train(), batch)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    model.zero_grad()
+    found = compiled(**batch).loss
+    found.backward()
+    torch.testing.assert_close(found, loss)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_tied_weights_are_saved_once_and_trained_together(tmp_path, share):
+    model, batch = make_model(tie_word_embeddings=True, share_vocabularies=share), make_batch()
+    assert model.head.weight is model.embeddings.tokens.weight
+    assert len(model.head.weight) == (30 if share else 57)
+    with torch.no_grad():
+        model.start_from_token_vectors("image", torch.randn(20, 6))
+        model.resize_vocabulary("text", 33)
+    assert model.head.weight is model.embeddings.tokens.weight and len(model.head.weight) == (33 if share else 60)
+    loss = model(**batch).loss
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert sum(tensor in file.keys() for tensor in ("head.weight", "embeddings.tokens.weight")) == 1
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    assert loaded.head.weight is loaded.embeddings.tokens.weight
+    torch.testing.assert_close(loaded(**batch).loss, loss)
+
+
+@torch.no_grad()
+def test_an_input_token_reads_no_later_step():
+    model, batch = make_model(), make_batch()
+    batch["input_steps"] = torch.tensor([0, 0, 1, 2, 2, 3]).expand(3, -1)
+    states = model(**batch).encoder_last_hidden_state
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][:, 3] = (changed["input_ids"][:, 3] + 1) % 7
+    difference = (model(**changed).encoder_last_hidden_state - states).abs().amax((0, 2))
+    assert (difference[:4] == 0).all() and (difference[4:] > 1e-3).all(), "the start state and steps 0 and 1 stay"
+    zeros = {**batch, "input_steps": torch.zeros_like(batch["input_steps"])}
+    batch.pop("input_steps")
+    torch.testing.assert_close(model(**zeros).loss, model(**batch).loss)

@@ -64,6 +64,37 @@ def test_files_lists_and_batches_agree(pipe, tmp_path):
     assert len(pipe(audio=tmp_path / "a.wav", target="text", seed=0).texts) == 1
 
 
+def test_several_targets_and_negative_conditions(pipe):
+    made = pipe(text=TEXTS[0], target=["audio", "image"], seed=0)
+    assert len(made.audios) == len(made.images) == 1 and list(made.token_ids) == ["audio", "image"]
+    assert torch.equal(made.token_ids["audio"], pipe(text=TEXTS[0], target="audio", seed=0).token_ids)
+    away = pipe(text=TEXTS[0], negative={"text": TEXTS[1]}, target="audio", guidance_scale=8.0, seed=0)
+    assert not torch.equal(away.token_ids, made.token_ids["audio"])
+
+
+def test_part_of_a_picture_can_be_kept(pipe):
+    picture = Image.effect_noise((16, 16), 90).convert("RGB")
+    tokenizer = pipe.image_tokenizer
+    ids, _ = tokenizer.encode_media([picture])
+    keep = torch.zeros(list(tokenizer.config.token_axes.values()), dtype=torch.bool)
+    keep[0] = True  # the first frame
+    made = pipe(image=picture, text=TEXTS[0], target="image", keep=keep, seed=0).token_ids
+    assert torch.equal(made[0, keep.flatten()], ids[0, keep.flatten()])
+    assert not torch.equal(made, ids)
+
+
+def test_the_models_own_settings_are_used(pipe, tmp_path):
+    sure = pipe(text=TEXTS[0], target="audio", temperature=0, seed=0).token_ids
+    pipe.save_pretrained(tmp_path)
+    loaded = Nano4MPipeline.from_pretrained(tmp_path)
+    loaded.model.generation_config.modality_defaults = {"audio": {"temperature": 0}}
+    loaded.save_pretrained(tmp_path / "cool")
+    cool = Nano4MPipeline.from_pretrained(tmp_path / "cool")
+    assert torch.equal(cool(text=TEXTS[0], target="audio", seed=0).token_ids, sure)
+    cool.model.generation_config.modality_defaults["audio"]["scheduler"] = {"order": "random"}
+    assert not torch.equal(cool(text=TEXTS[0], target="audio", seed=0).token_ids, sure)
+
+
 def test_the_folder_round_trips(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     loaded = Nano4MPipeline.from_pretrained(tmp_path)

@@ -6,14 +6,20 @@ users ask for: whole modalities visible, another one to complete, from nothing o
 of iterative unmasking. Without them the model never meets "all of the image, none of the audio".
 
 Budgets are drawn once per batch, so its samples are equally long and almost nothing is padding.
+
+Each sample has an order of the tokens of each modality: first come the inputs, then the targets, then the rest. So a
+batch is described by three small arrays, `(batch, modalities)`: how many inputs, how many targets, in which order.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from modeling_nano4m.generation_nano4m import compact
+from trainers.mask_draws import Alphas, alpha_mixture, random_order, share_out, span_order
+from trainers.token_rows import TokenRows
 
 
 @dataclass
@@ -23,148 +29,209 @@ class MaskingCollator:
     Args:
         modalities: as in `Nano4MConfig.modalities`.
         max_inputs, max_targets: largest budgets of input and target tokens per sample.
-        input_alpha, target_alpha: Dirichlet concentrations; small values favour one modality at a time.
+        input_alphas, target_alphas: Dirichlet concentrations; small values favour one modality at a time. A number
+            for all modalities; `{modality: number}`, where one that is not named gets 1; or a list of these, of which
+            each sample draws one, the same of both lists (4M's mixture of masking strategies).
+        alpha_weights: how often each of the list is drawn; equally often if None.
         condition_probability: share of condition batches.
         unconditional_probability: share of condition batches that show no condition at all, which
             classifier-free guidance needs.
         target_weights: how often each modality is the one to complete; equally often if None.
-        seed: of all draws.
+        min_inputs, min_targets: smallest budgets, as far as a sample has so many tokens.
+        budgets_per_sample: draw budgets for each sample, as 4M does, not for each batch. Up to half of the batch is
+            padding then.
+        mean_span_length: in budget batches, inputs and targets of left-to-right modalities are runs of about so many
+            tokens (as in T5, arXiv:1910.10683). If None, targets continue the inputs, which are the beginning.
+        seed: of all draws, at least 0. Rows with a column `draw` (numbers unique per drawn sample) make a batch
+            depend on nothing but the seed and its rows, whichever worker process puts it together.
     """
 
     modalities: dict[str, dict]
     max_inputs: int = 128
     max_targets: int = 128
-    input_alpha: float = 1.0
-    target_alpha: float = 1.0
+    input_alphas: Alphas | list[Alphas] = 1.0
+    target_alphas: Alphas | list[Alphas] = 1.0
+    alpha_weights: list[float] | None = None
     condition_probability: float = 0.7
     unconditional_probability: float = 0.1
     target_weights: dict[str, float] | None = None
+    min_inputs: int = 0
+    min_targets: int = 1
+    budgets_per_sample: bool = False
+    mean_span_length: float | None = None
     seed: int = 0
 
     def __post_init__(self):
-        if self.max_targets < 1 or self.max_inputs < 0:
-            raise ValueError(
-                f"max_inputs={self.max_inputs} must be at least 0, max_targets={self.max_targets} at least 1"
-            )
-        self.generator = torch.Generator().manual_seed(self.seed)
         self.names = sorted(self.modalities)
-        lengths = [int(np.prod([n for _, n in self.modalities[name]["token_axes"]])) for name in self.names]
-        # The flat layout of a clip: all tokens of the first modality, then of the second, and so on.
-        self.lengths = lengths
-        self.modality_ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-        self.position_ids = torch.cat([torch.arange(length) for length in lengths])
-        self.left_to_right = torch.tensor(
-            [self.modalities[name].get("order", "any") == "left_to_right" for name in self.names]
+        self.num_tokens = np.array(
+            [int(np.prod(list(dict(self.modalities[name]["token_axes"]).values()))) for name in self.names]
         )
-        # (tokens, modalities), to count tokens per modality with one product.
-        self.membership = torch.nn.functional.one_hot(self.modality_ids, len(lengths)).float()
-        weights = self.target_weights or {}
-        self.weights = torch.tensor([float(weights.get(name, 1.0)) for name in self.names])
+        self.vocab_sizes = {name: self.modalities[name]["vocab_size"] for name in self.names}
+        self.left_to_right = [self.modalities[name].get("order", "any") == "left_to_right" for name in self.names]
+        self.has_bos = np.array([self.modalities[name].get("bos_token_id") is not None for name in self.names])
+        self._check_options()
+        mixture = {"input_alphas": self.input_alphas, "target_alphas": self.target_alphas}
+        self.alphas, self.alpha_probabilities = alpha_mixture(self.names, mixture, self.alpha_weights)
+        self.weights = np.array([float((self.target_weights or {}).get(name, 1.0)) for name in self.names])
+        self.generator = np.random.default_rng(self.seed)
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        token_ids, valid = self._layout(rows)
-        num_inputs, num_targets = self._budgets(valid)
-        # Tokens of a modality are taken in random order: first the inputs, then the targets. Those of a sequence that
-        # is to be continued are taken from the front.
-        continued = ((num_targets > 0) & self.left_to_right)[:, self.modality_ids]
-        score = torch.where(continued, self.position_ids / 1e6, self._uniform(valid.shape))
-        rank = self._rank_within_modality(score.masked_fill(~valid, 2.0))
-        first, last = num_inputs[:, self.modality_ids], (num_inputs + num_targets)[:, self.modality_ids]
-        return {
-            **self._side("input", rank < first, token_ids),
-            **self._side("target", (rank >= first) & (rank < last), token_ids),
-        }
+    def __call__(self, rows: list[dict] | Mapping | pa.Table) -> dict[str, torch.Tensor]:
+        """Mask a batch of rows, in any form that `TokenRows.read` takes.
 
-    def _layout(self, rows: list[dict]) -> tuple[torch.LongTensor, torch.BoolTensor]:
-        """Ids `(batch, tokens)` in the flat layout, and which of them are real."""
-        token_ids = np.zeros((len(rows), sum(self.lengths)), dtype=np.int64)
-        valid = np.zeros(token_ids.shape, dtype=bool)
-        start = 0
-        for name, length in zip(self.names, self.lengths, strict=True):
-            for i, row in enumerate(rows):
-                ids = row[f"{name}_ids"]
-                if len(ids) > length:
-                    raise ValueError(f"a row has {len(ids)} {name} ids, the model takes {length}")
-                token_ids[i, start : start + len(ids)] = ids
-                valid[i, start : start + len(ids)] = True
-            start += length
-        if not valid.any(1).all():
-            raise ValueError("a row has no token of any modality")
-        return torch.from_numpy(token_ids), torch.from_numpy(valid)
+        Returns:
+            `{side}_ids`, `{side}_modality_ids`, `{side}_position_ids` (int64) and `{side}_valid_mask` (bool, True =
+            real), `(batch, inputs)` or `(batch, targets)` each, for the sides `input` and `target`. No token is both,
+            every sample has a target, and the order of the tokens means nothing. And `input_steps`, int64
+            `(batch, inputs)`: an input is to see those whose step is not later than its own. 0 for what is given;
+            1, 2, 3, ... for the known part of the modality to complete, in the order generation would have fixed it; a
+            token that begins every sequence is given.
 
-    def _budgets(self, valid: torch.BoolTensor) -> tuple[torch.LongTensor, torch.LongTensor]:
-        """Input and target tokens of each modality, `(batch, modalities)` each; every sample has a target."""
-        num_inputs, num_targets = self._dirichlet_budgets(valid)
-        if self._uniform(1) < self.condition_probability:
-            condition_inputs, condition_targets = self._condition_budgets(valid)
-            # A clip that lacks the modality to complete keeps its Dirichlet budgets.
-            fits = condition_targets.sum(1, keepdim=True) > 0
-            num_inputs = torch.where(fits, condition_inputs, num_inputs)
-            num_targets = torch.where(fits, condition_targets, num_targets)
-        return num_inputs, num_targets
-
-    def _dirichlet_budgets(self, valid: torch.BoolTensor) -> tuple[torch.LongTensor, torch.LongTensor]:
-        longest = int(valid.sum(1).max())
-        budget = torch.randint(0, min(self.max_inputs, longest - 1) + 1, (), generator=self.generator)
-        inputs = self._share_out(valid, budget.clamp_max(valid.sum(1) - 1), self.input_alpha)
-        budget = torch.randint(1, self.max_targets + 1, (), generator=self.generator)
-        rank = self._rank_within_modality(torch.where(valid, 0.0, 1.0))
-        left = valid & (rank >= inputs[:, self.modality_ids])
-        return inputs, self._share_out(left, budget.expand(len(valid)), self.target_alpha)
-
-    def _share_out(self, available: torch.BoolTensor, budget: torch.LongTensor, alpha: float) -> torch.LongTensor:
-        """Divide each sample's budget over its modalities, never more than there is, never leaving any unspent.
-
-        Tokens are drawn without replacement with weights share / length (Efraimidis and Spirakis 2006), so what
-        one modality is too short for goes to the others.
+        Raises:
+            ValueError: for rows that do not fit the modalities.
         """
-        concentration = torch.full((len(available), len(self.names)), alpha)
-        share = torch._sample_dirichlet(concentration, generator=self.generator).clamp_min(1e-6)
-        weight = share[:, self.modality_ids] / torch.tensor(self.lengths)[self.modality_ids]
-        key = self._uniform(available.shape).clamp_min(1e-12).log() / weight
-        rank = key.masked_fill(~available, -torch.inf).argsort(dim=1, descending=True).argsort(dim=1)
-        taken = (rank < budget[:, None]) & available
-        return (taken.float() @ self.membership).long()
-
-    def _condition_budgets(self, valid: torch.BoolTensor) -> tuple[torch.LongTensor, torch.LongTensor]:
-        present = (valid.float() @ self.membership).long()
-        weights = self.weights * present.any(0)
-        target = int(torch.multinomial(weights, 1, generator=self.generator))
-        others = [index for index in range(len(self.names)) if index != target]
-        visible = torch.zeros(len(self.names), dtype=torch.bool)
-        if others and self._uniform(1) >= self.unconditional_probability:
-            subset = int(torch.randint(1, 2 ** len(others), (), generator=self.generator))
-            visible[[index for bit, index in enumerate(others) if subset >> bit & 1]] = True
-        num_inputs = present * visible
-        # What is known of the target: of a grid as in a step of unmasking with the cosine schedule (MaskGIT,
-        # arXiv:2202.04200), of a sequence the beginning up to any word.
-        progress = self._uniform(1)
-        if self.left_to_right[target]:
-            known = 1 + (self._uniform(len(valid)) * (present[:, target] - 1)).long()
-        else:
-            known = ((1 - torch.cos(progress * torch.pi / 2)) * present[:, target]).long()
-        known = known.clamp(max=present[:, target] - 1).clamp_min(0)
-        num_inputs[:, target] = known
-        num_targets = torch.zeros_like(present)
-        num_targets[:, target] = (present[:, target] - known).clamp_max(self.max_targets)
-        return num_inputs, num_targets
-
-    def _side(self, side: str, chosen: torch.BoolTensor, token_ids: torch.LongTensor) -> dict[str, torch.Tensor]:
-        """The chosen tokens of each sample side by side, cut to the longest sample."""
-        (ids, modality_ids, position_ids), mask = compact(
-            chosen, token_ids, self.modality_ids.expand_as(token_ids), self.position_ids.expand_as(token_ids)
-        )
-        return {
-            f"{side}_ids": ids * mask,
-            f"{side}_modality_ids": modality_ids,
-            f"{side}_position_ids": position_ids,
-            f"{side}_valid_mask": mask,
+        tokens = TokenRows.read(rows, dict(zip(self.names, self.num_tokens, strict=True)), self.vocab_sizes)
+        if tokens.draw is not None:
+            self.generator = np.random.default_rng([self.seed, tokens.draw])
+        # The samples of a condition batch complete one modality; those that lack it are masked as in budget batches.
+        completed, num_inputs, num_targets = None, *np.zeros((2, *tokens.lengths.shape), dtype=np.int64)
+        completing = np.zeros(len(tokens.lengths), dtype=bool)
+        if self.generator.random() < self.condition_probability and (self.weights * tokens.lengths).any():
+            completed, num_inputs, num_targets = self._condition_budgets(tokens.lengths)
+            completing = tokens.lengths[:, completed] > 0
+        if not completing.all():
+            others = ~completing
+            num_inputs[others], num_targets[others] = self._dirichlet_budgets(tokens.lengths[others])
+        order = [
+            self._order(index, tokens.lengths[:, index], num_targets[:, index] > 0, completing, index == completed)
+            for index in range(len(self.names))
+        ]
+        order = np.concatenate(order, axis=1)
+        stepped = completing[:, None] & (np.arange(len(self.names)) == completed)
+        batch = {
+            **self._side("input", tokens, order, np.zeros_like(num_inputs), num_inputs, stepped),
+            **self._side("target", tokens, order, num_inputs, num_targets),
         }
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def _rank_within_modality(self, score: torch.FloatTensor) -> torch.LongTensor:
-        """Place of each token among those of its modality when sorted by score, `(batch, tokens)`."""
-        ranks = [part.argsort(dim=1, stable=True).argsort(dim=1) for part in score.split(self.lengths, dim=1)]
-        return torch.cat(ranks, dim=1)
+    def _condition_budgets(self, lengths: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        """The modality to complete, and inputs and targets of each modality, `(batch, modalities)` each."""
+        draw = self.generator
+        weights = self.weights * lengths.any(axis=0)
+        completed = int(draw.choice(len(weights), p=weights / weights.sum()))
+        others = np.delete(np.arange(len(weights)), completed)
+        num_inputs, num_targets = np.zeros((2, *lengths.shape), dtype=np.int64)
+        if len(others) and draw.random() >= self.unconditional_probability:
+            subset = draw.integers(1, 2 ** len(others))
+            visible = others[(subset >> np.arange(len(others))) & 1 == 1]
+            num_inputs[:, visible] = lengths[:, visible]
+        # What is known of it: of a grid as in a step of unmasking with the cosine schedule (MaskGIT,
+        # arXiv:2202.04200), of a sequence the beginning up to any word. About the same part in each sample, so that
+        # they are equally long.
+        present, progress = lengths[:, completed], draw.random()
+        if self.left_to_right[completed]:
+            known = 1 + (progress * (present - 1)).astype(np.int64)
+        else:
+            known = ((1 - np.cos(progress * np.pi / 2)) * present).astype(np.int64)
+        known = np.clip(known, 0, np.maximum(present - 1, 0))
+        num_inputs[:, completed] = known
+        num_targets[:, completed] = np.minimum(present - known, self.max_targets)
+        return completed, num_inputs, num_targets
 
-    def _uniform(self, shape) -> torch.FloatTensor:
-        return torch.rand(shape, generator=self.generator)
+    def _dirichlet_budgets(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of each modality, `(batch, modalities)` each; every sample has a target."""
+        draw = self.generator
+        present = lengths.sum(axis=1)
+        size = len(lengths) if self.budgets_per_sample else None
+        most = np.minimum(self.max_inputs, (present if self.budgets_per_sample else present.max()) - 1)
+        budget = draw.integers(np.minimum(self.min_inputs, most), most + 1, size)
+        alphas = self.alphas[draw.choice(len(self.alphas), len(lengths), p=self.alpha_probabilities)]
+        num_inputs = share_out(lengths, np.minimum(budget, present - 1), self.num_tokens, alphas[:, 0], draw)
+        left = lengths - num_inputs
+        budget = np.minimum(draw.integers(self.min_targets, self.max_targets + 1, size), left.sum(axis=1))
+        return num_inputs, share_out(left, budget, self.num_tokens, alphas[:, 1], draw)
+
+    def _order(
+        self, index: int, present: np.ndarray, has_targets: np.ndarray, completing: np.ndarray, is_completed: bool
+    ) -> np.ndarray:
+        """The order in which the tokens of a modality are taken, `(batch, tokens of it)` positions."""
+        length = self.num_tokens[index]
+        places = np.arange(length, dtype=np.uint32)
+        sequence = self.left_to_right[index]
+        spans = sequence and self.mean_span_length is not None
+        # A sequence to be continued is taken from the front; of a condition all is taken, in whatever order.
+        if sequence:
+            from_front = completing if spans else completing | has_targets
+        else:
+            from_front = completing & (not is_completed)
+        if from_front.all():
+            return np.broadcast_to(places, (len(present), length))
+        if spans:
+            order = span_order(present, length, self.mean_span_length, self.generator)
+        else:
+            order = random_order(present, length, self.generator)
+        order[from_front] = places
+        return order
+
+    def _side(
+        self,
+        side: str,
+        tokens: TokenRows,
+        order: np.ndarray,
+        first: np.ndarray,
+        number: np.ndarray,
+        stepped: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """For each modality, `number` tokens from `first` on in the given order, side by side.
+
+        With steps if it is said which samples and modalities have them, `stepped` (bool, `(batch, modalities)`).
+        Everything is worked out for the real tokens end to end, then spread over `(batch, longest sample)`.
+        """
+        size, num_modalities = number.shape
+        repeats = number.ravel()
+
+        def for_each_token(per_modality: np.ndarray) -> np.ndarray:
+            return np.repeat(per_modality.ravel(), repeats)
+
+        ends = repeats.cumsum()
+        rank = np.arange(ends[-1]) - for_each_token(ends - repeats)
+        begins = np.arange(size)[:, None] * order.shape[1] + self.num_tokens.cumsum() - self.num_tokens + first
+        position = order.ravel()[rank + for_each_token(begins)]
+        values = {
+            "ids": tokens.values[position + for_each_token(tokens.starts)],
+            "modality_ids": for_each_token(np.tile(np.arange(num_modalities), size)),
+            "position_ids": position,
+        }
+        if stepped is not None:
+            first_steps = np.where(self.has_bos, 0, 1)
+            values["steps"] = (rank + for_each_token(np.tile(first_steps, (size, 1)))) * for_each_token(stepped)
+        total = number.sum(axis=1)
+        mask = np.arange(total.max()) < total[:, None]
+        spread = {f"{side}_{name}": np.zeros(mask.shape, dtype=np.int64) for name in values}
+        for array, real in zip(spread.values(), values.values(), strict=True):
+            array[mask] = real
+        return {**spread, f"{side}_valid_mask": mask}
+
+    def _check_options(self) -> None:
+        if not 0 <= self.min_inputs <= self.max_inputs:
+            raise ValueError(f"min_inputs={self.min_inputs} must lie between 0 and max_inputs={self.max_inputs}")
+        if not 1 <= self.min_targets <= self.max_targets:
+            raise ValueError(f"min_targets={self.min_targets} must lie between 1 and max_targets={self.max_targets}")
+        for field in ("condition_probability", "unconditional_probability"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field}={getattr(self, field)} must lie between 0 and 1")
+        if self.mean_span_length is not None and not self.mean_span_length >= 1:
+            raise ValueError(f"mean_span_length={self.mean_span_length} must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be at least 0")
+        weights = self.target_weights or {}
+        for name in weights:
+            if name not in self.names:
+                raise ValueError(f"target_weights: unknown modality {name!r}; there are {', '.join(self.names)}")
+        if min(weights.values(), default=1.0) < 0 or not any(weights.get(name, 1.0) > 0 for name in self.names):
+            raise ValueError(f"target_weights={weights} must be at least 0, and above 0 for one modality")
+
+
+def real_token_share(batch: Mapping[str, torch.Tensor]) -> float:
+    """Part of the places in a masked batch, inputs and targets together, that holds tokens and no padding."""
+    masks = [batch[f"{side}_valid_mask"] for side in ("input", "target")]
+    return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)

@@ -1,0 +1,105 @@
+"""Cross-entropy of a linear head, without ever holding the logits of all targets.
+
+The logits of 1,000 targets over 64,000 ids take 256 MB in float32, their gradient as much again. Here the targets are
+taken a few hundred at a time, each over the vocabulary of its own modality only, and the gradients are computed on
+the spot, while the logits are still in the cache (as in Liger Kernel, Hsu et al. 2024, arXiv:2410.10989). To autograd
+and to `torch.compile` it is one operation, so the loop inside, whose lengths depend on the data, breaks no graph.
+"""
+
+import torch
+
+# Logits held at a time: 64 MB in float32.
+LOGITS_AT_ONCE = 2**24
+
+
+def linear_cross_entropy(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    target_ids: torch.LongTensor,
+    modality_ids: torch.LongTensor,
+    token_weights: torch.FloatTensor,
+    first_rows: list[int],
+    vocab_sizes: list[int],
+) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+    """Weighted sum of the cross-entropies of targets from several vocabularies.
+
+    Args:
+        hidden_states: `(targets, hidden_size)`.
+        weight: rows of all vocabularies, `(rows, hidden_size)`.
+        target_ids: true ids, each within its modality's vocabulary, `(targets,)` int64.
+        modality_ids: modality of each target, `(targets,)` int64; -1 leaves a target out.
+        token_weights: what the cross-entropy of each target counts in the sum, `(targets,)` float32.
+        first_rows, vocab_sizes: where the vocabulary of each modality begins in `weight`, and how long it is.
+
+    Returns:
+        The weighted sum, float32, through which gradients flow; and the cross-entropy of each target in nats,
+        `(targets,)` float32, through which they do not; 0 for those left out.
+    """
+    device_type = hidden_states.device.type
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        hidden_states, weight = hidden_states.to(dtype), weight.to(dtype)
+    needs_gradients = torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad)
+    total, losses, *_ = _linear_cross_entropy(
+        hidden_states, weight, target_ids, modality_ids, token_weights, first_rows, vocab_sizes, needs_gradients
+    )
+    return total, losses
+
+
+@torch.library.custom_op("nano4m::linear_cross_entropy", mutates_args=())
+def _linear_cross_entropy(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    target_ids: torch.Tensor,
+    modality_ids: torch.Tensor,
+    token_weights: torch.Tensor,
+    first_rows: list[int],
+    vocab_sizes: list[int],
+    needs_gradients: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    losses = torch.zeros_like(token_weights)
+    hidden_gradient, weight_gradient = _empty_gradients(hidden_states, weight, needs_gradients)
+    hidden_gradient.zero_()
+    weight_gradient.zero_()
+    for modality, (first_row, vocab_size) in enumerate(zip(first_rows, vocab_sizes, strict=True)):
+        rows = slice(first_row, first_row + vocab_size)
+        for some in (modality_ids == modality).nonzero()[:, 0].split(max(1, LOGITS_AT_ONCE // vocab_size)):
+            states, ids = hidden_states[some], target_ids[some, None]
+            # Float32 from the logits on, for bfloat16 loses the difference between likely and certain.
+            log_probabilities = (states @ weight[rows].T).float().log_softmax(-1)
+            losses[some] = -log_probabilities.gather(1, ids)[:, 0]
+            if needs_gradients:
+                gradient = log_probabilities.exp_()
+                gradient.scatter_add_(1, ids, gradient.new_full(ids.shape, -1.0))
+                gradient = gradient.to(weight.dtype)
+                scale = token_weights[some, None].to(weight.dtype)
+                hidden_gradient[some] = (gradient @ weight[rows]) * scale
+                weight_gradient[rows].addmm_(gradient.T, states * scale)
+    return (losses * token_weights).sum(), losses, hidden_gradient, weight_gradient
+
+
+@_linear_cross_entropy.register_fake
+def _(hidden_states, weight, target_ids, modality_ids, token_weights, first_rows, vocab_sizes, needs_gradients):
+    gradients = _empty_gradients(hidden_states, weight, needs_gradients)
+    return token_weights.new_empty(()), torch.empty_like(token_weights), *gradients
+
+
+def _empty_gradients(
+    hidden_states: torch.Tensor, weight: torch.Tensor, needs_gradients: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if not needs_gradients:
+        return hidden_states.new_empty(0), weight.new_empty(0)
+    return torch.empty_like(hidden_states), torch.empty_like(weight)
+
+
+def _keep_gradients(ctx, inputs, output):
+    ctx.save_for_backward(*output[2:])
+    ctx.set_materialize_grads(False)
+
+
+def _scale_gradients(ctx, total_gradient, *_):
+    hidden_gradient, weight_gradient = ctx.saved_tensors
+    return hidden_gradient * total_gradient, weight_gradient * total_gradient, None, None, None, None, None, None
+
+
+_linear_cross_entropy.register_autograd(_scale_gradients, setup_context=_keep_gradients)

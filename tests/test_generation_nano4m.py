@@ -1,0 +1,214 @@
+"""Generation: legal ids, reproducible samples, guidance, chains; scores that obey the chain rule."""
+
+import pytest
+import torch
+from test_modeling_nano4m import MODALITIES, make_model
+from transformers import AutoModel
+
+from modeling_nano4m import UnmaskingScheduler
+from modeling_nano4m.layers_nano4m import KeyValueCache
+
+CONDITION = {"image": torch.arange(36).view(3, 12) % 20, "audio": torch.arange(30).view(3, 10) % 7}
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("target", list(MODALITIES))
+def test_generated_ids_belong_to_the_target(target, order):
+    model = make_model()
+    inputs = {k: v for k, v in CONDITION.items() if k != target}
+    ids = model.generate(inputs, target, scheduler=UnmaskingScheduler(order=order), seed=1, guidance_scale=2.0)
+    assert ids.shape == (3, model.config.num_tokens_of(target))
+    assert 0 <= ids.min() and ids.max() < MODALITIES[target]["vocab_size"]
+    if target == "text":
+        assert (ids[:, 0] == 1).all() and not (ids[:, 1:] == 1).any()
+        ended = (ids == 2).cumsum(1).bool()
+        assert ((ids == 0) == (ended & (ids != 2))).all(), "padding behind the end token and nowhere else"
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("target", ["image", "text"])
+def test_a_sample_is_the_same_alone_and_in_a_batch(target, order):
+    model = make_model()
+    audio = {"audio": CONDITION["audio"]}
+    scheduler = UnmaskingScheduler(order=order)
+    together = model.generate(audio, target, seed=[5, 6, 7], scheduler=scheduler, top_k=5, top_p=0.9)
+    for i in range(3):
+        one = {"audio": CONDITION["audio"][i : i + 1]}
+        alone = model.generate(one, target, seed=[5 + i], scheduler=scheduler, top_k=5, top_p=0.9)
+        assert torch.equal(alone[0], together[i])
+    assert not torch.equal(model.generate(audio, target, seed=50), model.generate(audio, target, seed=90))
+
+
+def test_given_target_tokens_are_kept_and_nothing_is_given_is_legal():
+    model = make_model()
+    mask = torch.zeros(3, 12, dtype=torch.bool)
+    mask[:, [0, 7]] = True
+    ids = model.generate({"image": CONDITION["image"]}, "image", valid_masks={"image": mask}, seed=0)
+    assert torch.equal(ids[mask], CONDITION["image"][mask])
+    assert model.generate({}, "audio", batch_size=4, seed=0).shape == (4, 10)
+    with pytest.raises(ValueError, match="unknown modality 'video'"):
+        model.generate({}, "video")
+    with pytest.raises(ValueError, match="top_p"):
+        model.generate({}, "audio", top_p=0)
+
+
+def test_sampling_follows_the_models_distribution():
+    """One token, many seeds: frequencies agree with the softmax; top_k=1 and temperature 0 take the best."""
+    model = make_model(modalities={"one": {"vocab_size": 4, "token_axes": {"index": 1}}})
+    state, mask = model.encode(*[torch.zeros(1, 0, dtype=torch.int64)] * 3)
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    expected = model.logits_of("one", model.decode(zero, zero, state, mask)).softmax(-1)[0, 0]
+    ids = model.generate({}, "one", batch_size=4000, seed=0)
+    torch.testing.assert_close(torch.bincount(ids[:, 0], minlength=4) / 4000, expected.detach(), atol=0.03, rtol=0)
+    for changes in ({"top_k": 1}, {"temperature": 0}, {"top_p": 1e-6}):
+        assert (model.generate({}, "one", batch_size=5, seed=0, **changes) == expected.argmax()).all()
+
+
+def test_schedules_are_even():
+    known = UnmaskingScheduler("constant").known_after_step(100, torch.tensor([256]))[0]
+    sizes = known.diff(prepend=torch.zeros(1, dtype=torch.int64))
+    assert sizes.sum() == 256 and sizes.min() >= 2 and sizes.max() <= 3
+    known = UnmaskingScheduler("cosine").known_after_step(8, torch.tensor([64, 3, 0]))
+    assert known[:, -1].tolist() == [64, 3, 0] and (known.diff(dim=1) >= 0).all()
+    assert known[0, 0] < 64 / 8
+    with pytest.raises(ValueError, match="order"):
+        UnmaskingScheduler(order="up")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_reading_in_pieces_equals_reading_all_at_once(attention):
+    model = make_model(attn_implementation=attention)
+    ids, place = CONDITION["audio"], torch.arange(10).expand(3, -1)
+    modality, query = torch.zeros_like(ids), torch.tensor([[3, 9]] * 3)
+    steps = torch.tensor([0, 0, 0, 0, 1, 2, 3, 4, 5, 6]).expand(3, -1)
+    mask = torch.ones(3, 11, dtype=torch.bool)
+    mask[1, [2, 6, 9]] = False
+    states, _ = model.encode(ids, modality, place, mask[:, 1:], steps)
+    expected = model.decode(torch.ones_like(query), query, states, mask)
+    cache, memory, read = KeyValueCache(), KeyValueCache(), []
+    for start, end in ((0, 4), (4, 6), (6, 10)):
+        part = ids[:, start:end], modality[:, start:end], place[:, start:end]
+        if start == 0:
+            new, _ = model.encode(*part, mask[:, 1 : 1 + end], cache=cache)
+        else:
+            new = model.encode_more(*part, mask[:, : 1 + end], cache)
+        found = model.decode(torch.ones_like(query), query, new, mask[:, : 1 + end], cache=memory)
+        read.append(new)
+    torch.testing.assert_close(torch.cat(read, 1)[mask], states[mask], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_guidance_weighs_conditions():
+    """Weight 1 for all is no guidance, 0 leaves a condition out, and an unweighed condition is always given."""
+    model = make_model()
+    both = {name: CONDITION[name] for name in ("image", "audio")}
+    text = {**both, "text": torch.tensor([[1, 5, 6, 2, 0, 0, 0, 0]] * 3)}
+
+    def generate(inputs, target="depth", **options):
+        return model.generate(inputs, target, seed=3, **options)
+
+    model = make_model(modalities={**MODALITIES, "depth": {"vocab_size": 9, "token_axes": {"index": 20}}})
+    plain = generate(both)
+    assert torch.equal(generate(both, guidance_scale=1.0), plain)
+    assert torch.equal(generate(both, guidance_scale={}), plain)
+    assert torch.equal(
+        generate({"image": both["image"]}, guidance_scale={"image": 1.0}), generate({"image": both["image"]})
+    )
+    assert torch.equal(generate(both, guidance_scale={"image": 0.0}), generate({"audio": both["audio"]}))
+    assert torch.equal(generate(both, guidance_scale=0.0), generate({}, batch_size=3))
+    assert not torch.equal(generate(both, guidance_scale={"image": 4.0, "audio": -2.0}), plain)
+    away = generate({"image": both["image"]}, negative_inputs={"image": both["image"].flip(1)}, guidance_scale=3.0)
+    assert not torch.equal(away, generate({"image": both["image"]}, guidance_scale=3.0))
+    same = generate({"image": both["image"]}, negative_inputs={"image": both["image"]}, guidance_scale=3.0)
+    assert torch.equal(same, generate({"image": both["image"]}))
+    # Padding of a text is no condition, with a mask and without.
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0]] * 3).bool()
+    assert torch.equal(generate(text), generate(text, valid_masks={"text": mask}))
+    with pytest.raises(ValueError, match="unknown modality 'smell'"):
+        generate(both, guidance_scale={"smell": 2.0})
+
+
+def test_several_targets_are_conditions_of_each_other():
+    model = make_model()
+    audio = {"audio": CONDITION["audio"]}
+    made = model.generate(audio, ["text", "image"], seed=4)
+    assert list(made) == ["text", "image"]
+    assert torch.equal(made["text"], model.generate(audio, "text", seed=4))
+    image = model.generate({**audio, "text": made["text"]}, "image", seed=4 + 1_000_003)
+    assert torch.equal(made["image"], image)
+
+
+def test_a_model_keeps_settings_for_each_modality(tmp_path):
+    model = make_model()
+    greedy = model.generate({}, "image", temperature=0, seed=0)
+    model.generation_config.modality_defaults = {"image": {"temperature": 0, "scheduler": {"order": "confidence"}}}
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    sure = loaded.generate({}, "image", seed=0)
+    assert torch.equal(sure, loaded.generate({}, "image", seed=0, scheduler=UnmaskingScheduler(order="confidence")))
+    assert torch.equal(loaded.generate({}, "image", seed=0, scheduler=UnmaskingScheduler()), greedy)
+    assert not torch.equal(loaded.generate({}, "image", seed=0, temperature=1.0), sure)
+    loaded.generation_config.modality_defaults["image"]["tempreature"] = 1
+    with pytest.raises(ValueError, match="'tempreature'"):
+        loaded.generate({}, "image")
+
+
+def test_min_p_and_a_falling_temperature_narrow_the_choice():
+    model = make_model()
+    assert torch.equal(
+        model.generate({}, "audio", min_p=1.0, seed=0), model.generate({}, "audio", temperature=0, seed=0)
+    )
+    scheduler = UnmaskingScheduler(temperature_schedule="linear")
+    assert [scheduler.temperature_factor(p) for p in (0.0, 0.5)] == [1.0, 0.5]
+    cooled = model.generate({}, "audio", scheduler=scheduler, batch_size=200, seed=0)
+    plain = model.generate({}, "audio", batch_size=200, seed=0)
+    likely = [model.score({}, {"audio": ids}).mean() for ids in (cooled, plain)]
+    assert likely[0] > likely[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("target", ["audio", "text"])
+def test_scores_obey_the_chain_rule(target):
+    """The score is the sum of what the model says of each token, asked one by one, given those before it."""
+    model = make_model()
+    image = CONDITION["image"]
+    ids = CONDITION["audio"] if target == "audio" else torch.tensor([[1, 9, 4, 7, 2, 0, 0, 0]] * 3)
+    found = model.score({"image": image}, {target: ids}, seed=[7, 8, 9])
+    number, first = model.config.modality_id(target), int(target == "text")
+    for sample, seed in enumerate((7, 8, 9)):
+        order = torch.rand(1, ids.shape[1], generator=torch.Generator().manual_seed(seed)).argsort()[0]
+        if target == "text":
+            order = torch.arange(5)
+        total, known = 0.0, list(range(first))
+        for place in order[first:].tolist():
+            positions = torch.tensor([[*range(12), *known]])
+            modality_ids = torch.tensor([[model.config.modality_id("image")] * 12 + [number] * len(known)])
+            steps = torch.tensor([[0] * 12 + list(range(1, 1 + len(known)))])
+            tokens = torch.cat([image[sample], ids[sample, known]])[None]
+            asked = torch.tensor([[place]])
+            output = model(
+                tokens,
+                modality_ids,
+                positions,
+                torch.full_like(asked, number),
+                asked,
+                input_steps=steps,
+            )
+            logits = model.logits_of(target, output.last_hidden_state[0, 0])
+            total += logits.log_softmax(-1)[ids[sample, place]]
+            known.append(place)
+        torch.testing.assert_close(found[sample], total, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_scores_rank_and_normalise():
+    model = make_model(modalities={"one": {"vocab_size": 4, "token_axes": {"index": 2}}})
+    everything = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    torch.testing.assert_close(model.score({}, {"one": everything}, seed=[0] * 16).exp().sum(), torch.tensor(1.0))
+    ids = model.generate({}, "one", batch_size=4000, num_inference_steps=2, seed=0)
+    found = torch.bincount(4 * ids[:, 0] + ids[:, 1], minlength=16) / 4000
+    expected = model.score({}, {"one": everything}, num_orders=1, seed=[0] * 16).exp()
+    assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.9
+    with pytest.raises(ValueError, match="both among"):
+        model.score({"one": ids}, {"one": ids})
