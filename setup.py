@@ -11,6 +11,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modeling_nano4m*", "tokenizers_4m*", "dataset_scripts*", "trainers*"]),
+    package_data={"trainers": ["model_card.md.j2"]},
     install_requires=[
         # torchaudio stopped at 2.11 and loads only beside the torch it was built with.
         "torch>=2.11,<2.12",

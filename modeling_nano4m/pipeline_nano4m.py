@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from huggingface_hub import snapshot_download
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -73,6 +74,15 @@ class Nano4MPipeline(DiffusionPipeline):
                     f"model and {name} tokenizer do not fit: the tokenizer has {tokenizer.config.num_tokens} tokens "
                     f"of {tokenizer.config.vocab_size} ids"
                 )
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs) -> str:
+        """Fetch a whole Hub repository for `from_pretrained`, and return the folder it is in.
+
+        diffusers' own download refuses components whose classes are neither its own nor files of the repository.
+        """
+        hub = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+        return snapshot_download(pretrained_model_name, **{name: kwargs[name] for name in hub if name in kwargs})
 
     @property
     def tokenizers(self) -> dict[str, torch.nn.Module]:

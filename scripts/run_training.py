@@ -21,7 +21,11 @@ from trainers import (
     Nano4MTrainingArguments,
     NumberedRows,
     StreamedRows,
+    changed_settings,
+    create_repository,
     fit,
+    upload,
+    write_model_card,
 )
 
 
@@ -53,10 +57,11 @@ def main(argv: list[str] | None = None) -> None:
             argv=argv,
         )
         tokenizers = load_tokenizers(args.tokenizers)
-        data, described = load_data(args, training, tokenizers)
+        data, described, sources = load_data(args, training, tokenizers)
         config = Nano4MConfig(modalities=modalities_of(described), **vars(config_fields))
         config._attn_implementation = args.attn_implementation
         collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
+        repo_id = create_repository(training)
     except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
     set_seed(training.seed)
@@ -77,10 +82,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     pipeline.save_pretrained(training.output_dir)
     print(f"{training.output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
+    settings = changed_settings(training, masking, config_fields)
+    write_model_card(pipeline, training.output_dir, sources, settings, trainer.state.log_history, repo_id)
+    if repo_id is not None:
+        try:
+            print(f"uploaded: {upload(repo_id, training)}")
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from error
 
 
-def load_data(args: ModelArguments, training: Nano4MTrainingArguments, tokenizers: dict) -> tuple[dict, dict]:
-    """The rows to train and to evaluate on, and for each modality in any of the data sets what made it."""
+def load_data(args: ModelArguments, training: Nano4MTrainingArguments, tokenizers: dict) -> tuple[dict, dict, list]:
+    """The rows to train and to evaluate on, for each modality what made it, and the data sets as they are."""
     if args.streaming and training.max_steps <= 0:
         raise ValueError("max_steps: a stream has no end; say when to stop with --max_steps or --max_tokens")
     if args.streaming and training.ignore_data_skip and training.dataloader_num_workers:
@@ -103,7 +115,7 @@ def load_data(args: ModelArguments, training: Nano4MTrainingArguments, tokenizer
         rows = StreamedRows(train, weights, training.seed, args.shuffle_buffer)
     else:
         rows = DrawnRows(train, args.dataset_weights, training.seed)
-    return {"train": rows, "validation": NumberedRows(validation) if validation else None}, described
+    return {"train": rows, "validation": NumberedRows(validation) if validation else None}, described, sources
 
 
 def modalities_of(described: dict) -> dict:

@@ -14,7 +14,15 @@ from transformers import TrainingArguments, set_seed
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
 from tokenizers_4m import TOKENIZERS
-from trainers import ClipCollator, TokenizerTrainer, fit
+from trainers import (
+    ClipCollator,
+    TokenizerTrainer,
+    changed_settings,
+    create_repository,
+    fit,
+    upload,
+    write_model_card,
+)
 
 # Taken from the clips, so that tokenizer and data cannot disagree.
 FROM_DATA = ("image_size", "num_frames", "sampling_rate", "clip_seconds", "log_mel_mean", "log_mel_std")
@@ -43,19 +51,28 @@ def main(argv: list[str] | None = None):
     )
     try:
         clips = load_from_disk(args.dataset)
+        repo_id = create_repository(training)
         set_seed(training.seed)
         if args.modality == "text":
             config = config_class(**vars(config_fields))
             tokenizer = TOKENIZERS["text"].train_from_iterator(clips["train"]["text"], config)
+            settings, log_history = changed_settings(config_fields), []
         else:
-            tokenizer = train_with_gradients(args, config_class, config_fields, training, clips)
+            tokenizer, log_history = train_with_gradients(args, config_class, config_fields, training, clips)
+            settings = changed_settings(config_fields, training)
     except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
     tokenizer.save_pretrained(training.output_dir)
     print(f"{training.output_dir}: {tokenizer.config.num_tokens} ids of {tokenizer.config.vocab_size} per clip")
+    write_model_card(tokenizer, training.output_dir, [clips], settings, log_history, repo_id)
+    if repo_id is not None:
+        try:
+            print(f"uploaded: {upload(repo_id, training)}")
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from error
 
 
-def train_with_gradients(args, config_class, config_fields, training: TrainingArguments, clips: DatasetDict):
+def train_with_gradients(args, config_class, config_fields, training: TrainingArguments, clips: DatasetDict) -> tuple:
     sizes = sizes_of(clips["train"])
     names = [name for name in FROM_DATA if name in sizes and name in config_class.__annotations__]
     config = config_class(**vars(config_fields), **{name: sizes[name] for name in names})
@@ -72,8 +89,8 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
         some = clips["train"].shuffle(seed=training.seed).select(range(min(256, len(clips["train"]))))
         tokenizer.fit_normalisation(tokenizer.preprocess(list(some[column])))
 
-    fit(TokenizerTrainer, tokenizer, training, clips, ClipCollator(tokenizer))
-    return tokenizer.eval()
+    trainer = fit(TokenizerTrainer, tokenizer, training, clips, ClipCollator(tokenizer))
+    return tokenizer.eval(), trainer.state.log_history
 
 
 def mix_frames(clips: Dataset, seed: int) -> Dataset:

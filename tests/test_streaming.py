@@ -15,6 +15,12 @@ from torch.utils.data import DataLoader
 from trainers import MaskingCollator, StreamedRows, fit
 
 
+@pytest.fixture(autouse=True)
+def no_pause_between_passes(monkeypatch):
+    """datasets sleeps for 5 s whenever it has read Parquet files to their end."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
 @pytest.fixture
 def open_stream(tmp_path):
     def open_stream(name, size, num_files=3):

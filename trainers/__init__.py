@@ -1,6 +1,7 @@
 """Training: the masking collator and the Trainer subclasses."""
 
 from trainers.masking import MaskingCollator, real_token_share
+from trainers.model_card import changed_settings, create_repository, upload, write_model_card
 from trainers.nano4m_trainer import Nano4MTrainer, Nano4MTrainingArguments
 from trainers.optimizer import MuonWithAdamW
 from trainers.sampling import DrawnRows, DrawSampler, NumberedRows
@@ -18,6 +19,10 @@ __all__ = [
     "NumberedRows",
     "StreamedRows",
     "TokenizerTrainer",
+    "changed_settings",
+    "create_repository",
     "fit",
     "real_token_share",
+    "upload",
+    "write_model_card",
 ]

@@ -114,6 +114,7 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
     """
     training = copy.copy(training)
     training.output_dir = str(Path(training.output_dir) / "training")
+    training.push_to_hub = False  # what is published is the finished model, not its checkpoints
     training.remove_unused_columns = False  # the collators turn columns into what the model takes
     validation = data.get("validation")
     trainer = trainer_class(
