@@ -26,7 +26,7 @@ class Nano4MConfig(PreTrainedConfig):
         share_vocabularies: let all modalities use the same rows of the embeddings and of the head, as many as the
             largest vocabulary has. Saves memory where vocabularies are large; like ids of different modalities start
             out related.
-        tie_word_embeddings: let the head use the weights of the embeddings.
+        tie_word_embeddings: let the head use the weights of the embeddings, which are then learned sooner.
         initializer_range: standard deviation of the initial weights.
         layer_norm_eps: of the layer normalisations.
     """
@@ -41,7 +41,7 @@ class Nano4MConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     dropout: float | int = 0.0
     share_vocabularies: bool = False
-    tie_word_embeddings: bool = False
+    tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-6
 

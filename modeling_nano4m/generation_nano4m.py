@@ -37,6 +37,21 @@ class Nano4MGenerationMixin:
     # What `from_pretrained` calls to read generation_config.json.
     adjust_generation_fn = GenerationMixin.adjust_generation_fn
 
+    def set_modality_defaults(self, defaults: Mapping[str, dict]) -> None:
+        """Keep how each modality is best generated; saved with the model, in generation_config.json.
+
+        Args:
+            defaults: for each modality any of `guidance_scale`, `temperature`, `top_k`, `top_p`, `min_p`,
+                `num_inference_steps` and `scheduler`, the fields of an `UnmaskingScheduler`.
+
+        Raises:
+            ValueError: for an unknown modality or setting, or a value out of range.
+        """
+        self.generation_config.modality_defaults = {name: dict(settings) for name, settings in defaults.items()}
+        for name in defaults:
+            self.config.modality_id(name)
+            self._settings(name)
+
     @torch.inference_mode()
     def generate(
         self,
@@ -278,11 +293,11 @@ class Nano4MGenerationMixin:
             )
         settings = {}
         for name, (default, is_legal) in SETTINGS.items():
-            value = given[name] if given[name] is not None else own.get(name, default)
+            value = given[name] if given.get(name) is not None else own.get(name, default)
             if not isinstance(value, Mapping) and not is_legal(value):
                 raise ValueError(f"{name}={value} is out of range")
             settings[name] = value
-        scheduler = given["scheduler"] or UnmaskingScheduler(**own.get("scheduler", {}))
+        scheduler = given.get("scheduler") or UnmaskingScheduler(**own.get("scheduler", {}))
         return {**settings, "scheduler": scheduler}
 
     def _batch_size(self, inputs: Mapping[str, torch.Tensor], batch_size: int | None) -> int:

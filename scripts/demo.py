@@ -27,7 +27,6 @@ from modeling_nano4m import Nano4MPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
-SAMPLING = {"top_p": 0.9, "guidance_scale": 1.5}
 # What --fast makes smaller: enough to see every stage work, not enough to learn much.
 FAST = {
     "data": ["--num_train", "200", "--num_validation", "24"],
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
 
     title("5/6 scores on clips not trained on")
     finished = out / "stage.json"
-    identity = json.loads(json.dumps([identity, SAMPLING]))
+    identity = json.loads(json.dumps(identity))
     if finished.exists() and json.loads(finished.read_text()) == identity and (out / "report.html").exists():
         print_scores(json.loads((out / "scores.json").read_text())["directions"])
         print(f"{out / 'report.html'}: already there")
@@ -98,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"error: no clip of the {split} split has frames, sound and text, which scoring compares")
     held_out = held_out.select(range(min(len(held_out), 200)))
     truths = [attributes_from_name(name) for name in held_out["video"]] if own_world else None
-    scores, generated = score_directions(pipe, held_out, judge if own_world else None, truths, **SAMPLING)
+    scores, generated = score_directions(pipe, held_out, judge if own_world else None, truths)
     minutes = (time.perf_counter() - started) / 60
     summary = {"split": split, "clips": len(held_out), "directions": scores}
     (out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ run_training.py configs/nano4m/NAME.yaml --dataset TOKENS --tokenizers TOKENIZER
 Several folders of tokens are mixed with --dataset A B --dataset_weights 3 1, by their sizes if no weights are given.
 """
 
+import json
 from dataclasses import dataclass, field
 
 from arguments import fields_of, parse_args
@@ -42,6 +43,9 @@ class ModelArguments:
     )
     shuffle_buffer: int = field(default=10_000, metadata={"help": "rows of each stream held to be shuffled"})
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+    modality_defaults: json.loads = field(
+        default=None, metadata={"help": 'how to generate each modality, JSON: {"image": {"top_p": 0.9, ...}, ...}'}
+    )
     schedule: str = field(default="cosine", metadata={"help": "of unmasking, saved with the pipeline"})
     order: str = field(default="random", metadata={"help": "of unmasking: random or confidence"})
 
@@ -61,11 +65,12 @@ def main(argv: list[str] | None = None) -> None:
         config = Nano4MConfig(modalities=modalities_of(described), **vars(config_fields))
         config._attn_implementation = args.attn_implementation
         collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
+        set_seed(training.seed)
+        model = Nano4MModel(config)
+        model.set_modality_defaults(args.modality_defaults or {})
         repo_id = create_repository(training)
     except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
-    set_seed(training.seed)
-    model = Nano4MModel(config)
     for name, tokenizer in tokenizers.items():
         if (vectors := tokenizer.token_vectors()) is not None:
             model.start_from_token_vectors(name, vectors)
@@ -73,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trainer = fit(Nano4MTrainer, model, training, data, collator)
     model = trainer.trained_model()
+    model.set_modality_defaults(args.modality_defaults or {})
     if not trainer.is_world_process_zero():
         return
     pipeline = Nano4MPipeline(

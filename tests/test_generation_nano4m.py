@@ -142,16 +142,21 @@ def test_several_targets_are_conditions_of_each_other():
 def test_a_model_keeps_settings_for_each_modality(tmp_path):
     model = make_model()
     greedy = model.generate({}, "image", temperature=0, seed=0)
-    model.generation_config.modality_defaults = {"image": {"temperature": 0, "scheduler": {"order": "confidence"}}}
+    model.set_modality_defaults({"image": {"temperature": 0, "scheduler": {"order": "confidence"}}})
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     sure = loaded.generate({}, "image", seed=0)
     assert torch.equal(sure, loaded.generate({}, "image", seed=0, scheduler=UnmaskingScheduler(order="confidence")))
     assert torch.equal(loaded.generate({}, "image", seed=0, scheduler=UnmaskingScheduler()), greedy)
     assert not torch.equal(loaded.generate({}, "image", seed=0, temperature=1.0), sure)
-    loaded.generation_config.modality_defaults["image"]["tempreature"] = 1
-    with pytest.raises(ValueError, match="'tempreature'"):
-        loaded.generate({}, "image")
+    for wrong, match in (
+        ({"image": {"tempreature": 1}}, "'tempreature'"),
+        ({"smell": {}}, "unknown modality 'smell'"),
+        ({"image": {"top_p": 0}}, "top_p=0"),
+        ({"image": {"scheduler": {"order": "up"}}}, "order must be"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            model.set_modality_defaults(wrong)
 
 
 def test_min_p_and_a_falling_temperature_narrow_the_choice():

@@ -87,11 +87,11 @@ def test_the_models_own_settings_are_used(pipe, tmp_path):
     sure = pipe(text=TEXTS[0], target="audio", temperature=0, seed=0).token_ids
     pipe.save_pretrained(tmp_path)
     loaded = Nano4MPipeline.from_pretrained(tmp_path)
-    loaded.model.generation_config.modality_defaults = {"audio": {"temperature": 0}}
+    loaded.model.set_modality_defaults({"audio": {"temperature": 0}})
     loaded.save_pretrained(tmp_path / "cool")
     cool = Nano4MPipeline.from_pretrained(tmp_path / "cool")
     assert torch.equal(cool(text=TEXTS[0], target="audio", seed=0).token_ids, sure)
-    cool.model.generation_config.modality_defaults["audio"]["scheduler"] = {"order": "random"}
+    cool.model.set_modality_defaults({"audio": {"temperature": 0, "scheduler": {"order": "random"}}})
     assert not torch.equal(cool(text=TEXTS[0], target="audio", seed=0).token_ids, sure)
 
 
