@@ -193,6 +193,13 @@ def test_the_default_optimizer_is_fused(tmp_path):
     assert all(group["fused"] for group in trainer.create_optimizer().param_groups)
 
 
+def test_one_process_is_not_spread_over_several_gpus(tmp_path):
+    training = arguments(tmp_path)
+    training._n_gpu = 2
+    with pytest.raises(ValueError, match="accelerate launch"):
+        Nano4MTrainer(make_model(), training, train_dataset=Dataset.from_list(make_rows(4)))
+
+
 def test_curves_go_to_tensorboard(tmp_path, monkeypatch):
     # transformers writes where this variable says, or into output_dir/runs.
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)

@@ -90,6 +90,11 @@ class Nano4MTrainer(PartLossTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"one process would share its batches out over {self.args.n_gpu} GPUs: start one process per GPU with "
+                f"accelerate launch, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
+            )
         if isinstance(self.train_dataset, datasets.Dataset):
             self.train_dataset = DrawnRows([self.train_dataset], seed=self.args.seed)
         if isinstance(self.train_dataset, StreamedRows) and self.args.ignore_data_skip:
