@@ -60,6 +60,9 @@ class Nano4MTrainingArguments(TrainingArguments):
         if self.accelerator_config is None:
             # Each process collates its own batches: of different lengths, they could not be cut out of one.
             self.accelerator_config = {"dispatch_batches": False}
+        if self.ddp_find_unused_parameters is None:
+            # Every parameter takes part in every batch, also the heads of absent modalities.
+            self.ddp_find_unused_parameters = False
         super().__post_init__()
 
 
