@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, tokenizer in tokenizers.items():
         if (vectors := tokenizer.token_vectors()) is not None:
             model.start_from_token_vectors(name, vectors)
-    print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
+    if training.process_index == 0:
+        print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
 
     trainer = fit(Nano4MTrainer, model, training, data, collator)
     model = trainer.trained_model()

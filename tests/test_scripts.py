@@ -9,7 +9,7 @@ import run_training
 import soundfile
 import tokenize_dataset
 import train_tokenizer
-from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets import Dataset, Features, List, Value, config, load_from_disk
 from datasets import Image as ImageFeature
 from generate import main as generate
 from PIL import Image
@@ -56,8 +56,10 @@ def test_every_stage_leaves_what_the_next_one_loads(folder):
     assert any("eval_loss" in entry for entry in state["log_history"])
 
 
-def test_data_sets_are_mixed_and_streamed(folder, tmp_path):
+def test_data_sets_are_mixed_and_streamed(folder, tmp_path, monkeypatch):
     """From Arrow and from Parquet files, the second without text; cut off and resumed."""
+    # datasets sleeps for five seconds whenever it has read some files to their ends.
+    monkeypatch.setattr(config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     tokens = load_from_disk(folder / "tokens")
     for name, rows in {"a": tokens["train"], "b": tokens["train"].remove_columns("text_ids")}.items():
         (tmp_path / name).mkdir()

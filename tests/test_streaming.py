@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, config, load_dataset
 from test_masking import make_rows
 from test_modeling_nano4m import make_model
 from test_resuming import FailingTrainer, assert_equal
@@ -13,6 +13,9 @@ from test_trainer import arguments
 from torch.utils.data import DataLoader
 
 from trainers import MaskingCollator, StreamedRows, fit
+
+# datasets sleeps for five seconds whenever it has read some files to their ends.
+config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import Dataset, DatasetDict
+from safetensors.torch import load_file
 from test_masking import make_rows
 from test_modeling_nano4m import make_batch, make_model
 
@@ -81,6 +83,128 @@ def test_fit_resumes_from_the_last_checkpoint(tmp_path):
     fit(Nano4MTrainer, again, arguments(tmp_path, max_steps=8), data, collator)
     assert (tmp_path / "training" / "checkpoint-8").is_dir()
     assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+class Premasked:
+    """Collates samples whose masks were drawn one by one, so that they are the same in batches of any size."""
+
+    def __call__(self, rows):
+        samples = [make_batch(size=1, targets=1 + row["draw"] % 5, seed=row["draw"]) for row in rows]
+        batch = {}
+        for key in samples[0]:
+            side = key.split("_")[0]
+            longest = max(sample[key].shape[1] for sample in samples)
+            parts = [F.pad(sample[key], (0, longest - sample[key].shape[1])) for sample in samples]
+            lengths = torch.tensor([sample[key].shape[1] for sample in samples])
+            batch |= {key: torch.cat(parts), f"{side}_valid_mask": torch.arange(longest) < lengths[:, None]}
+        return batch
+
+
+@pytest.mark.parametrize("size, accumulated", [(2, 4), (3, 3)])
+def test_accumulated_batches_do_what_one_large_batch_does(tmp_path, size, accumulated):
+    """Though they have different numbers of targets of each modality, and the last may be smaller."""
+
+    def gradients(**changes):
+        model = make_model()
+        changes |= {"max_steps": 1, "save_strategy": "no", "logging_steps": 1, "max_grad_norm": 0.0}
+        training = arguments(tmp_path, remove_unused_columns=False, optim="sgd", learning_rate=1.0, **changes)
+        rows = Dataset.from_list([{"image_ids": [0]}] * 8)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        trainer = Nano4MTrainer(model, training, Premasked(), rows)
+        trainer.train()
+        entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+        return {name: before[name] - p.detach() for name, p in model.named_parameters()}, entry
+
+    one, logged = gradients(per_device_train_batch_size=8)
+    many, also_logged = gradients(per_device_train_batch_size=size, gradient_accumulation_steps=accumulated)
+    assert max(p.abs().max() for p in one.values()) > 0.01
+    for name in one:
+        torch.testing.assert_close(one[name], many[name], atol=1e-6, rtol=0)
+    assert {key for key in logged if key.startswith("loss_")} == {"loss_audio", "loss_image", "loss_text"}
+    for key in logged:
+        assert logged[key] == pytest.approx(also_logged[key], abs=1e-5), key
+
+
+def test_training_stops_at_max_tokens_and_its_schedule_spans_them(tmp_path):
+    rows = make_rows(16)
+    changes = {"max_steps": -1, "max_tokens": 500, "warmup_steps": 0.1, "lr_scheduler_type": "linear"}
+    trainer = make_trainer(tmp_path, rows, logging_steps=1, **changes)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    seen = [entry["tokens_seen"] for entry in logged]
+    assert seen[-2] < 500 <= seen[-1] and len(logged) == trainer.state.global_step
+    # The rate of a step is that of the tokens seen before it.
+    for entry, before in zip(logged, [0, *seen], strict=False):
+        share = before / 50 if before < 50 else (500 - before) / 450
+        assert entry["learning_rate"] == pytest.approx(1e-3 * share)
+    # Counted: exactly the real tokens of the batches that were trained on.
+    batches = [batch for epoch in range(6) for batch in epoch_of(trainer, epoch)][: len(logged)]
+    counts = [sum(int(batch[f"{side}_valid_mask"].sum()) for side in ("input", "target")) for batch in batches]
+    assert sum(counts) == seen[-1] and counts[0] == seen[0]
+    assert (tmp_path / f"checkpoint-{trainer.state.global_step}").is_dir()
+
+
+def epoch_of(trainer, epoch):
+    loader = trainer.get_train_dataloader()
+    loader.set_epoch(epoch)
+    return list(loader)
+
+
+def test_a_schedule_without_steps_does_not_go_with_max_tokens(tmp_path):
+    changes = {"lr_scheduler_type": "reduce_lr_on_plateau", "max_tokens": 50, "eval_strategy": "steps"}
+    with pytest.raises(ValueError, match="lr_scheduler_type=reduce_lr_on_plateau"):
+        make_trainer(tmp_path, make_rows(4), **changes).train()
+
+
+def test_averaged_weights_are_evaluated_and_kept(tmp_path):
+    trainer = make_trainer(tmp_path, make_rows(8), ema_decay=0.5, eval_strategy="steps", eval_steps=4, save_steps=1)
+    trainer.train()
+    trained = [load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors") for step in range(1, 9)]
+    average = trained[0]
+    for step, weights in enumerate(trained[1:], 1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
+    for name, p in trainer.trained_model().state_dict().items():
+        torch.testing.assert_close(p, average[name], atol=1e-6, rtol=1e-5)
+        assert "norm" in name or not torch.equal(p, trained[-1][name])
+    evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(evaluated[-1], rel=1e-6)
+
+
+def test_averaged_weights_that_were_not_saved_cannot_be_resumed(tmp_path):
+    make_trainer(tmp_path, make_rows(8), max_steps=4).train()
+    with pytest.raises(ValueError, match="trained without ema_decay"):
+        make_trainer(tmp_path, make_rows(8), ema_decay=0.5).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-4")
+        )
+
+
+def test_gradients_are_clipped(tmp_path):
+    changes = {"optim": "sgd", "max_steps": 1, "learning_rate": 1.0, "max_grad_norm": 0.01}
+    trainer = make_trainer(tmp_path, make_rows(8), **changes)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    moved = [b - p.detach() for b, p in zip(before, trainer.model.parameters(), strict=True)]
+    assert float(torch.stack([m.norm() for m in moved]).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_default_optimizer_is_fused(tmp_path):
+    trainer = make_trainer(tmp_path, make_rows(4))
+    assert all(group["fused"] for group in trainer.create_optimizer().param_groups)
+
+
+def test_one_process_is_not_spread_over_several_gpus(tmp_path):
+    training = arguments(tmp_path)
+    training._n_gpu = 2
+    with pytest.raises(ValueError, match="accelerate launch"):
+        Nano4MTrainer(make_model(), training, train_dataset=Dataset.from_list(make_rows(4)))
+
+
+def test_curves_go_to_tensorboard(tmp_path, monkeypatch):
+    # transformers writes where this variable says, or into output_dir/runs.
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    make_trainer(tmp_path, make_rows(8), report_to=["tensorboard"]).train()
+    assert list(tmp_path.glob("**/events.out.tfevents.*"))
 
 
 def test_muon_moves_the_layers_and_resumes_exactly(tmp_path):

@@ -36,8 +36,11 @@ class AveragedWeights(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         self.average.step(model.parameters())
 
+    @torch.no_grad()
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        self.average.copy_to(model.parameters())
+        # EMAModel.copy_to cannot copy shards.
+        for parameter, averaged in zip(model.parameters(), self.average.shadow_params, strict=True):
+            parameter.copy_(averaged)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

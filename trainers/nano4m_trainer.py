@@ -60,6 +60,9 @@ class Nano4MTrainingArguments(TrainingArguments):
         if self.accelerator_config is None:
             # Each process collates its own batches: of different lengths, they could not be cut out of one.
             self.accelerator_config = {"dispatch_batches": False}
+        if self.ddp_find_unused_parameters is None:
+            # Every parameter takes part in every batch, also the heads of absent modalities.
+            self.ddp_find_unused_parameters = False
         super().__post_init__()
 
 
@@ -90,6 +93,11 @@ class Nano4MTrainer(PartLossTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"one process would share its batches out over {self.args.n_gpu} GPUs: start one process per GPU with "
+                f"accelerate launch, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
+            )
         if isinstance(self.train_dataset, datasets.Dataset):
             self.train_dataset = DrawnRows([self.train_dataset], seed=self.args.seed)
         if isinstance(self.train_dataset, StreamedRows) and self.args.ignore_data_skip:
