@@ -15,7 +15,6 @@ import torch
 from transformers import GenerationMixin
 
 from .layers_nano4m import KeyValueCache
-from .linear_cross_entropy import linear_cross_entropy
 from .sampling_nano4m import expand_seed, random_numbers, sample
 from .scheduling_unmasking import UnmaskingScheduler
 
@@ -272,15 +271,12 @@ class Nano4MGenerationMixin:
         )
         modality_ids = torch.full_like(ids, target_id)
         hidden_states = self.decode(modality_ids, place, states, states_mask, asked, input_steps, steps)
-        rows = self.config.vocabulary_rows(target)
-        _, losses = linear_cross_entropy(
+        _, losses = self.head(
             hidden_states.flatten(0, 1),
-            self.head.weight[rows],
+            [self.config.vocabulary_rows(target)],
             ids.flatten(),
             torch.where(asked, 0, -1).flatten(),
             hidden_states.new_ones(asked.numel(), dtype=torch.float32),
-            [0],
-            [rows.stop - rows.start],
         )
         return -losses.view(size, num_tokens).sum(1)
 

@@ -120,6 +120,34 @@ class Nano4MEmbeddings(nn.Module):
         return sizes.cumsum(0) - sizes
 
 
+class Nano4MHead(nn.Linear):
+    """Rows like those of the embeddings' table, so that the two can be tied; each modality uses its own.
+
+    Losses are computed in here, for a sharded weight is whole only while the module it belongs to is called.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        rows: list[slice],
+        target_ids: torch.LongTensor | None = None,
+        modality_ids: torch.LongTensor | None = None,
+        token_weights: torch.FloatTensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Logits over the rows, float32; with `target_ids`, what `linear_cross_entropy` returns for them."""
+        if target_ids is None:
+            return F.linear(hidden_states, self.weight[rows[0]]).float()
+        return linear_cross_entropy(
+            hidden_states,
+            self.weight,
+            target_ids,
+            modality_ids,
+            token_weights,
+            [part.start for part in rows],
+            [part.stop - part.start for part in rows],
+        )
+
+
 class Nano4MPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and saving."""
 
@@ -170,8 +198,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         self.encoder_norm = layer_norm(config)
         self.decoder_layers = nn.ModuleList(Nano4MDecoderLayer(config, i) for i in range(config.num_decoder_layers))
         self.decoder_norm = layer_norm(config)
-        # Rows like those of the embeddings' table, so that the two can be tied.
-        self.head = nn.Linear(config.hidden_size, config.num_vocabulary_rows, bias=False)
+        self.head = Nano4MHead(config.hidden_size, config.num_vocabulary_rows, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -189,7 +216,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
 
     def logits_of(self, modality: str, hidden_states: torch.Tensor) -> torch.FloatTensor:
         """Decoder states `(..., hidden_size)` to logits over a modality's own ids, `(..., vocab_size)` float32."""
-        return F.linear(hidden_states, self.head.weight[self.config.vocabulary_rows(modality)]).float()
+        return self.head(hidden_states, [self.config.vocabulary_rows(modality)])
 
     def resize_token_embeddings(self, *args, **kwargs):
         """Raises a ValueError: there are as many vocabularies as modalities."""
@@ -463,15 +490,12 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         num_items = num_targets if num_items_in_batch is None else num_items_in_batch
         # The loss is the mean over modalities that have targets of their mean over targets.
         weights = 1 / (num_items.clamp_min(1) * num_items.gt(0).sum().clamp_min(1))
-        rows = [self.config.vocabulary_rows(name) for name in names]
-        loss, token_losses = linear_cross_entropy(
+        loss, token_losses = self.head(
             hidden_states.flatten(0, 1),
-            self.head.weight,
+            [self.config.vocabulary_rows(name) for name in names],
             target_ids.flatten(),
             modality_ids,
             (membership * weights[:, None]).sum(0),
-            [row.start for row in rows],
-            [row.stop - row.start for row in rows],
         )
         losses = (membership * token_losses).sum(1) / num_targets.clamp_min(1)
         return loss, dict(zip(names, losses, strict=True)), dict(zip(names, num_targets, strict=True))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +29,11 @@ def single(tmp_path_factory):
     return folder, train(folder, gradient_accumulation_steps=4)
 
 
-def launch(kind, folder, port):
+def launch(kind, folder):
     """Run the program in two processes over gloo."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
     paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     port_word = "--main_process_port" if kind == "ddp" else "--master_port"
@@ -52,11 +56,11 @@ def assert_same_curves(one, other):
                 assert first[key] == pytest.approx(second[key], abs=1e-4), (key, first, second)
 
 
-@pytest.mark.parametrize("kind, port", [("ddp", 29631), ("fsdp2", 29632)])
-def test_two_processes_learn_what_one_does(single, tmp_path, kind, port):
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_learn_what_one_does(single, tmp_path, kind):
     """DDP as `accelerate launch` starts it. FSDP2 for real, though accelerate starts it on GPUs only: on CPUs a
     trainer of the test's own insists on it. Both with Muon, averaged weights, accumulation and evaluation."""
-    launch(kind, tmp_path, port)
+    launch(kind, tmp_path)
     folder, trainer = single
     assert_same_curves(history(folder), history(tmp_path))
     last, expected = tmp_path / "training" / "checkpoint-6", folder / "training" / "checkpoint-6"
@@ -75,7 +79,7 @@ def test_two_processes_learn_what_one_does(single, tmp_path, kind, port):
     if kind == "ddp":
         train(tmp_path, gradient_accumulation_steps=4)
     else:
-        launch(kind, tmp_path, port)
+        launch(kind, tmp_path)
     assert_same_curves(history(folder), history(tmp_path))
 
 
