@@ -89,7 +89,7 @@ class Premasked:
     """Collates samples whose masks were drawn one by one, so that they are the same in batches of any size."""
 
     def __call__(self, rows):
-        samples = [make_batch(size=1, targets=1 + row["draw"] % 5, seed=row["draw"]) for row in rows]
+        samples = [make_batch(size=1, targets=1 + draw % 5, seed=draw) for draw in rows["draw"].to_pylist()]
         batch = {}
         for key in samples[0]:
             side = key.split("_")[0]
@@ -164,7 +164,7 @@ def test_averaged_weights_are_evaluated_and_kept(tmp_path):
     for step, weights in enumerate(trained[1:], 1):
         decay = min(0.5, (1 + step) / (10 + step))
         average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
-    for name, p in trainer.trained_model().state_dict().items():
+    for name, p in trainer.trained_model().named_parameters():
         torch.testing.assert_close(p, average[name], atol=1e-6, rtol=1e-5)
         assert "norm" in name or not torch.equal(p, trained[-1][name])
     evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
