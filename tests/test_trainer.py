@@ -70,6 +70,16 @@ def test_evaluation_draws_the_same_masks_every_time(tmp_path):
     assert {k: v for k, v in first.items() if "loss" in k} == {k: v for k, v in second.items() if "loss" in k}
 
 
+def test_evaluation_does_not_depend_on_the_batch_size(tmp_path):
+    """And measures every modality, however few batches there are."""
+    losses = []
+    for size in (64, 7):
+        logged = make_trainer(tmp_path, make_rows(200), per_device_eval_batch_size=size).evaluate()
+        losses.append({name: value for name, value in logged.items() if name.startswith("eval_loss")})
+    assert set(losses[0]) == {"eval_loss", "eval_loss_audio", "eval_loss_image", "eval_loss_text"}
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 def test_fit_resumes_from_the_last_checkpoint(tmp_path):
     data = DatasetDict({"train": Dataset.from_list(make_rows(16)), "validation": Dataset.from_list(make_rows(4))})
     model = make_model()
@@ -195,9 +205,12 @@ def test_the_default_optimizer_is_fused(tmp_path):
 
 def test_one_process_is_not_spread_over_several_gpus(tmp_path):
     training = arguments(tmp_path)
-    training._n_gpu = 2
-    with pytest.raises(ValueError, match="accelerate launch"):
-        Nano4MTrainer(make_model(), training, train_dataset=Dataset.from_list(make_rows(4)))
+    training._n_gpu = 2  # what a machine with two GPUs sets
+    model = make_model()
+    collator = MaskingCollator(model.config.modalities, 12, 9)
+    trainer = fit(Nano4MTrainer, model, training, {"train": Dataset.from_list(make_rows(8))}, collator)
+    assert trainer.args.n_gpu == 1 and len(next(iter(trainer.get_train_dataloader()))["target_ids"]) == 4
+    assert not isinstance(trainer.model_wrapped, torch.nn.DataParallel)
 
 
 def test_curves_go_to_tensorboard(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from modeling_nano4m import Nano4MModel
 from trainers.ema import AveragedWeights
+from trainers.masking import EvaluationCollator
 from trainers.optimizer import MuonWithAdamW
 from trainers.sampling import DrawnRows, DrawSampler, NumberedRows
 from trainers.streaming import StreamedRows
@@ -85,7 +86,8 @@ class Nano4MTrainer(PartLossTrainer):
     - The loss of a step is the mean over modalities of the mean over all their targets in the step, however many
       micro-batches and processes these are spread over: N processes do what one does that accumulates N batches.
     - `tokens_seen` is logged: real input and target tokens of all processes so far.
-    - Evaluation draws the same masks every time, and measures the averaged weights if there are any.
+    - Evaluation draws the same mask for a row every time, whatever rows share its batch, and measures the averaged
+      weights if there are any. `eval_loss` is the mean of the modalities' losses, each over all of its targets.
     """
 
     # Each micro-batch's loss is its part of the whole step's, not a mean to be divided by their number.
@@ -93,11 +95,6 @@ class Nano4MTrainer(PartLossTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"one process would share its batches out over {self.args.n_gpu} GPUs: start one process per GPU with "
-                f"accelerate launch, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
-            )
         if isinstance(self.train_dataset, datasets.Dataset):
             self.train_dataset = DrawnRows([self.train_dataset], seed=self.args.seed)
         if isinstance(self.train_dataset, StreamedRows) and self.args.ignore_data_skip:
@@ -126,7 +123,8 @@ class Nano4MTrainer(PartLossTrainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         rows = NumberedRows([rows]) if isinstance(rows, datasets.Dataset) else rows
-        self.data_collator, collator = dataclasses.replace(self.data_collator, seed=0), self.data_collator
+        collator = self.data_collator
+        self.data_collator = EvaluationCollator(dataclasses.replace(collator, seed=0))
         try:
             return super().get_eval_dataloader(rows)
         finally:
@@ -168,6 +166,13 @@ class Nano4MTrainer(PartLossTrainer):
         if "loss" in logs or "eval_loss" in logs:
             logs["tokens_seen"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
+
+    def _take_parts(self, training: bool, prefix: str) -> dict[str, float]:
+        parts = super()._take_parts(training, prefix)
+        if not training:
+            # The Trainer's own is a mean over batches, which depends on how the rows are batched.
+            parts["eval_loss"] = sum(parts.values()) / len(parts)
+        return parts
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         if self.average is None or not self.is_in_train:

@@ -23,7 +23,7 @@ class LogWhenSaving(TrainerCallback):
 
 
 class PartLossTrainer(Trainer):
-    """Logs the `losses` of the model's output beside the loss, as means since the last log.
+    """Logs the `losses` of the model's output beside the loss, as means since the last log; a process uses one GPU.
 
     A part with `num_targets` counts by them, so that a batch with few targets weighs little and one with none
     nothing.
@@ -31,6 +31,9 @@ class PartLossTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        # Else the Trainer would share every batch out over all GPUs it sees, by nn.DataParallel.
+        self.args._n_gpu = min(1, self.args.n_gpu)
+        self._train_batch_size = self.args.train_batch_size
         self.add_callback(LogWhenSaving)
         self._sums = {True: defaultdict(float), False: defaultdict(float)}
         self._counts = {True: defaultdict(float), False: defaultdict(float)}
