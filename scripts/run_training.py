@@ -90,6 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     pipeline.save_pretrained(training.output_dir)
     print(f"{training.output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
     settings = changed_settings(training, masking, config_fields)
+    if args.dataset_weights is not None:
+        settings["dataset_weights"] = args.dataset_weights
     write_model_card(pipeline, training.output_dir, sources, settings, trainer.state.log_history, repo_id)
     if repo_id is not None:
         try:

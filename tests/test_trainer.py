@@ -10,7 +10,14 @@ from safetensors.torch import load_file
 from test_masking import make_rows
 from test_modeling_nano4m import make_batch, make_model
 
-from trainers import MaskingCollator, MuonWithAdamW, Nano4MTrainer, Nano4MTrainingArguments, fit
+from trainers import (
+    MaskingCollator,
+    MuonWithAdamW,
+    Nano4MTrainer,
+    Nano4MTrainingArguments,
+    changed_settings,
+    fit,
+)
 
 
 def arguments(folder, kind=Nano4MTrainingArguments, **changes) -> Nano4MTrainingArguments:
@@ -211,6 +218,13 @@ def test_one_process_is_not_spread_over_several_gpus(tmp_path):
     trainer = fit(Nano4MTrainer, model, training, {"train": Dataset.from_list(make_rows(8))}, collator)
     assert trainer.args.n_gpu == 1 and len(next(iter(trainer.get_train_dataloader()))["target_ids"]) == 4
     assert not isinstance(trainer.model_wrapped, torch.nn.DataParallel)
+
+
+def test_what_is_told_of_a_training_is_what_shapes_the_model(tmp_path):
+    changes = {"lr_scheduler_type": "cosine", "ema_decay": 0.9, "seed": 5, "weight_decay": 0.1, "max_tokens": 99}
+    private = {"project": "secret", "run_name": "secret", "hub_token": "secret", "trackio_space_id": "a/secret"}
+    settings = changed_settings(arguments(tmp_path, **changes, **private))
+    assert settings == {**changes, "learning_rate": 1e-3, "max_steps": 8, "per_device_train_batch_size": 4}
 
 
 def test_curves_go_to_tensorboard(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ class TokenizerTrainer(PartLossTrainer):
         self._evaluated_ids = []
 
     def on_evaluated(self, outputs) -> None:
-        self._evaluated_ids.append(outputs.token_ids.cpu())
+        self._evaluated_ids.append(self.accelerator.gather_for_metrics(outputs.token_ids).cpu())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "eval_loss" in logs and self._evaluated_ids:
