@@ -94,12 +94,43 @@ def test_fit_resumes_from_the_last_checkpoint(tmp_path):
     fit(Nano4MTrainer, model, arguments(tmp_path, max_steps=4), data, collator)
     assert (tmp_path / "training" / "checkpoint-4").is_dir()
     # What was trained comes back from the checkpoint, not from the model that is handed in.
-    again = make_model(initializer_range=0.02)
+    again = make_model()
+    torch.nn.init.zeros_(again.start_state)
     fit(Nano4MTrainer, again, arguments(tmp_path, max_steps=4), data, collator)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     fit(Nano4MTrainer, again, arguments(tmp_path, max_steps=8), data, collator)
     assert (tmp_path / "training" / "checkpoint-8").is_dir()
     assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "field, training, masking, model, size",
+    [
+        ("learning_rate", {"learning_rate": 2e-3}, {}, {}, 16),
+        ("batches_per_step", {"gradient_accumulation_steps": 2}, {}, {}, 16),
+        ("max_inputs", {}, {"max_inputs": 11}, {}, 16),
+        ("dropout", {}, {}, {"dropout": 0.1}, 16),
+        ("train", {}, {}, {}, 15),
+    ],
+)
+def test_a_training_with_other_settings_or_data_is_not_resumed(tmp_path, field, training, masking, model, size):
+    def run(training=(), masking=(), model=(), size=16):
+        made = make_model(**dict(model))
+        collator = MaskingCollator(made.config.modalities, **{"max_inputs": 12, "max_targets": 9, **dict(masking)})
+        data = {"train": Dataset.from_list(make_rows(16)).select(range(size))}
+        fit(
+            Nano4MTrainer,
+            made,
+            arguments(tmp_path, **{"max_steps": 1, "save_steps": 1, **dict(training)}),
+            data,
+            collator,
+        )
+
+    run()
+    with pytest.raises(ValueError, match=f"^{field}: .* holds a training with .*choose another output_dir"):
+        run(training, masking, model, size)
+    run({"max_steps": 2, "logging_steps": 1, "per_device_eval_batch_size": 2})
+    assert (tmp_path / "training" / "checkpoint-2").is_dir()
 
 
 class Premasked:

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
 from tokenizers_4m.quantizer import codebook_usage
+from trainers.settings import check_settings, settings_of
 
 
 class LogWhenSaving(TrainerCallback):
@@ -110,16 +111,22 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
     """Train `model` on `data["train"]`, evaluate it on `data["validation"]` if there are rows, save the loss curves.
 
     Checkpoints and state go to `output_dir/training`, so that `output_dir` itself is free for the finished model;
-    an interrupted training goes on from its last checkpoint there.
+    an interrupted training goes on from its last checkpoint there, one that is finished when it is to be longer.
 
     Returns:
         The trainer, with the trained model and the `state.log_history`.
+
+    Raises:
+        ValueError: `output_dir` holds the checkpoints of a training with other settings, or on other data.
     """
     training = copy.copy(training)
     training.output_dir = str(Path(training.output_dir) / "training")
     training.push_to_hub = False  # what is published is the finished model, not its checkpoints
     training.remove_unused_columns = False  # the collators turn columns into what the model takes
     validation = data.get("validation")
+    checkpoint = last_checkpoint(training.output_dir)
+    settings = settings_of(training, model, data_collator, data)
+    check_settings(training.output_dir, settings, checkpoint is not None, training.process_index == 0)
     trainer = trainer_class(
         model=model,
         args=training,
@@ -127,7 +134,7 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
         eval_dataset=validation,
         data_collator=data_collator,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(training.output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if validation is not None and len(validation):
         trainer.evaluate()
     trainer.save_state()
