@@ -69,17 +69,15 @@ def main(argv: list[str] | None = None) -> None:
         model = Nano4MModel(config)
         model.set_modality_defaults(args.modality_defaults or {})
         repo_id = create_repository(training)
+        for name, tokenizer in tokenizers.items():
+            if (vectors := tokenizer.token_vectors()) is not None:
+                model.start_from_token_vectors(name, vectors)
+        if training.process_index == 0:
+            print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
+        trainer = fit(Nano4MTrainer, model, training, data, collator)
     except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
-    for name, tokenizer in tokenizers.items():
-        if (vectors := tokenizer.token_vectors()) is not None:
-            model.start_from_token_vectors(name, vectors)
-    if training.process_index == 0:
-        print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
-
-    trainer = fit(Nano4MTrainer, model, training, data, collator)
     model = trainer.trained_model()
-    model.set_modality_defaults(args.modality_defaults or {})
     if not trainer.is_world_process_zero():
         return
     pipeline = Nano4MPipeline(

@@ -75,9 +75,10 @@ def test_two_processes_learn_what_one_does(single, tmp_path, kind):
     # Without the library that trained them in parts, the checkpoint and the finished model load as any other.
     loaded = Nano4MModel.from_pretrained(last).state_dict()
     assert all(torch.equal(loaded[key], weights) for key, weights in load_file(last / "model.safetensors").items())
-    finished = Nano4MModel.from_pretrained(tmp_path).state_dict()
+    finished = Nano4MModel.from_pretrained(tmp_path)
+    assert finished.generation_config.modality_defaults == {"image": {"top_p": 0.9}}
     for key, weights in trainer.trained_model().state_dict().items():
-        torch.testing.assert_close(finished[key], weights, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(finished.state_dict()[key], weights, atol=1e-4, rtol=1e-4)
     # Cut off after two steps, the one training goes on in a single process and the other in two.
     for step in (4, 6):
         (tmp_path / "training" / f"checkpoint-{step}" / "trainer_state.json").unlink()

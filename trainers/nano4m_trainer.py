@@ -1,5 +1,6 @@
 """The trainer of nano4M: everything random follows from the numbers of the draws, every target counts the same."""
 
+import copy
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -106,11 +107,15 @@ class Nano4MTrainer(PartLossTrainer):
         self.add_callback(StopAtTokens)
 
     def trained_model(self) -> Nano4MModel:
-        """The model as it stands, whole and in evaluation mode; where it is sharded every process must call this."""
+        """The model as it stands, whole and in evaluation mode.
+
+        Where it is sharded every process must call this, and only the main one's has the trained weights.
+        """
         if not self.is_fsdp_enabled:
             return self.accelerator.unwrap_model(self.model).eval()
         state_dict = self.accelerator.get_state_dict(self.model)
         model = Nano4MModel(self.model.config)
+        model.generation_config = copy.deepcopy(self.model.generation_config)
         if self.is_world_process_zero():
             model.load_state_dict(state_dict)
         return model.eval()
