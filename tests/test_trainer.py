@@ -192,6 +192,13 @@ def test_training_stops_at_max_tokens_and_its_schedule_spans_them(tmp_path):
     assert (tmp_path / f"checkpoint-{trainer.state.global_step}").is_dir()
 
 
+@pytest.mark.parametrize("max_steps, said", [(-1, False), (3, True)])
+def test_steps_that_may_end_a_training_before_its_tokens_are_announced(tmp_path, caplog, max_steps, said):
+    trainer = make_trainer(tmp_path, make_rows(16), max_steps=max_steps, max_tokens=300)
+    trainer.train()
+    assert caplog.text.count("max_steps=3 ends the training") == said
+
+
 def epoch_of(trainer, epoch):
     loader = trainer.get_train_dataloader()
     loader.set_epoch(epoch)
@@ -239,6 +246,15 @@ def test_gradients_are_clipped(tmp_path):
 def test_the_default_optimizer_is_fused(tmp_path):
     trainer = make_trainer(tmp_path, make_rows(4))
     assert all(group["fused"] for group in trainer.create_optimizer().param_groups)
+
+
+@pytest.mark.parametrize("muon_learning_rate", [None, 1e-2])
+def test_only_matrices_decay(tmp_path, muon_learning_rate):
+    trainer = make_trainer(tmp_path, make_rows(4), weight_decay=0.1, muon_learning_rate=muon_learning_rate)
+    groups = trainer.create_optimizer().param_groups
+    for group in groups:
+        assert {p.ndim == 2 for p in group["params"]} == {group["weight_decay"] > 0}
+    assert sum(len(group["params"]) for group in groups) == len(list(trainer.model.parameters()))
 
 
 def test_one_process_is_not_spread_over_several_gpus(tmp_path):

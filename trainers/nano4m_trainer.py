@@ -11,6 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from modeling_nano4m import Nano4MModel
 from trainers.ema import AveragedWeights
@@ -21,6 +22,7 @@ from trainers.streaming import StreamedRows
 from trainers.trainer import PartLossTrainer
 
 STREAM_FILE = "stream.json"
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -198,9 +200,18 @@ class Nano4MTrainer(PartLossTrainer):
             )
         return super().create_optimizer(model)
 
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Matrices only, as with Muon."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim == 2]
+
     def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LRScheduler:
         if self.args.max_tokens is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
+        if self.args.max_steps < self.args.max_tokens and self.is_world_process_zero():
+            logger.warning(
+                f"max_steps={self.args.max_steps} ends the training even if it has not seen "
+                f"max_tokens={self.args.max_tokens}, which the learning rate's schedule spans, by then"
+            )
         # One step of the schedule is one token.
         scheduler = super().create_scheduler(self.args.max_tokens, optimizer)
         if not isinstance(scheduler, LambdaLR):
