@@ -117,7 +117,8 @@ def _keep_gradients(ctx, inputs, output):
 def _scale_gradients(ctx, total_gradient, *_):
     unit, hidden_gradient, weight_gradient = ctx.saved_tensors
     scale = total_gradient * unit
-    return hidden_gradient * scale, weight_gradient * scale, None, None, None, None, None, None
+    # In place, for it is as large as the vocabularies; autograd then refuses a second backward pass.
+    return hidden_gradient * scale, weight_gradient.mul_(scale), None, None, None, None, None, None
 
 
 _linear_cross_entropy.register_autograd(_scale_gradients, setup_context=_keep_gradients)

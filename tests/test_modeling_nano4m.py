@@ -265,6 +265,13 @@ def test_linear_cross_entropy_equals_the_plain_one(dtype, monkeypatch):
         torch.testing.assert_close(found, expected, **tolerance)
 
 
+def test_a_second_backward_pass_is_refused():
+    loss = make_model()(**make_batch()).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
+
+
 def test_gradients_of_very_many_targets_survive_half_precision():
     torch.manual_seed(0)
     states, weight = torch.randn(20, 6), 0.02 * torch.randn(15, 6)
