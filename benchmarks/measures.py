@@ -85,7 +85,7 @@ def modalities_of(sizes: Sizes) -> dict[str, dict]:
     }
 
 
-def our_model(sizes: Sizes, tie_word_embeddings: bool = False) -> Nano4MModel:
+def our_model(sizes: Sizes, tie_word_embeddings: bool = False, attn_implementation: str = "sdpa") -> Nano4MModel:
     """nano4M with one table of ids and one head for all modalities, as the baseline has."""
     config = Nano4MConfig(
         modalities=modalities_of(sizes),
@@ -96,6 +96,7 @@ def our_model(sizes: Sizes, tie_word_embeddings: bool = False) -> Nano4MModel:
         num_attention_heads=sizes.num_heads,
         num_encoder_layers=sizes.num_layers,
         num_decoder_layers=sizes.num_layers,
+        attn_implementation=attn_implementation,
     )
     return Nano4MModel(config).to(sizes.device)
 
@@ -134,7 +135,13 @@ def masked_batches(sizes: Sizes, count: int, seed: int = 0) -> Iterator[dict[str
 
 
 def as_ours(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same batch as `MaskingCollator` lays it out: cut to its longest sample."""
+    """The same batch as `MaskingCollator` lays it out: cut to its longest sample, and everything given at once."""
+    cut = cut_to_longest(batch)
+    return {**cut, "input_steps": torch.zeros_like(cut["input_ids"])}
+
+
+def cut_to_longest(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same batch without slots that no sample fills."""
     longest = {side: int(batch[f"{side}_valid_mask"].sum(1).max()) for side in ("input", "target")}
     return {key: value[:, : longest[key.split("_")[0]]] for key, value in batch.items()}
 
@@ -155,11 +162,12 @@ def training_flops(sizes: Sizes, batch: dict[str, torch.Tensor]) -> float:
     membership = F.one_hot(batch["target_modality_ids"], len(MODALITIES)) * batch["target_valid_mask"][..., None]
     # The decoder's keys and values of cross-attention are computed for input tokens.
     per_input = sizes.num_layers * (4 * width**2 + feed_forward + 2 * width**2)
-    per_target = sizes.num_layers * (6 * width**2 + feed_forward) + width * max(sizes.vocab_sizes)
+    per_target = sizes.num_layers * (6 * width**2 + feed_forward)
+    head = (membership.sum(1) * torch.tensor(sizes.vocab_sizes, device=targets.device)).sum(1) * width
     pairs = inputs**2 + inputs * targets + (membership.sum(1) ** 2).sum(1)
     # Each pair of a query and a key costs a product of `width` numbers for its score and another for its value.
     attention = sizes.num_layers * 2 * width * pairs
-    return 6.0 * float((inputs * per_input + targets * per_target + attention).sum())
+    return 6.0 * float((inputs * per_input + targets * per_target + head + attention).sum())
 
 
 def train(side: str, sizes: Sizes, dtype: torch.dtype = torch.float32, tie_word_embeddings: bool = False) -> dict:
@@ -173,7 +181,9 @@ def train(side: str, sizes: Sizes, dtype: torch.dtype = torch.float32, tie_word_
     batches = list(masked_batches(sizes, sizes.warmup_steps + sizes.timed_steps))
     before = _memory_now(sizes.device)
     if side == "ours":
-        model = our_model(sizes, tie_word_embeddings)
+        # As the demo trains: the backward pass of sdpa in bfloat16 is slow on CPUs.
+        eager = dtype == torch.bfloat16 and sizes.device == "cpu"
+        model = our_model(sizes, tie_word_embeddings, "eager" if eager else "sdpa")
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)  # what transformers' Trainer makes
         prepare = as_ours
     else:

@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         for name in names:
             turns = {side: [] for side in SIDES}
             for _ in range(repeats):
-                for side in SIDES:
+                # Each side goes first as often as the other.
+                for side in SIDES if len(turns["ours"]) % 2 == 0 else reversed(SIDES):
                     progress.set_description(f"{name}, {side}")
                     turns[side].append(start_side(name, side, options))
                     progress.update()

@@ -71,6 +71,13 @@ class Nano4MConfig(PreTrainedConfig):
             lengths = [length for _, length in modality["token_axes"]]
             if modality["vocab_size"] < 1 or not lengths or min(lengths) < 1:
                 raise ValueError(f"modalities[{name!r}]: vocab_size and every length in token_axes must be at least 1")
+            if len({axis for axis, _ in modality["token_axes"]}) < len(lengths):
+                raise ValueError(f"modalities[{name!r}]: two of token_axes have the same name")
+            for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                if modality.get(field) is not None and not 0 <= modality[field] < modality["vocab_size"]:
+                    raise ValueError(f"modalities[{name!r}]: {field}={modality[field]} is not in [0, vocab_size)")
+            if modality.get("eos_token_id") is not None and modality.get("pad_token_id") is None:
+                raise ValueError(f"modalities[{name!r}] has an eos_token_id and needs a pad_token_id to follow it")
             if modality.get("order", "any") not in ("any", "left_to_right"):
                 raise ValueError(
                     f"modalities[{name!r}]: order must be 'any' or 'left_to_right', not {modality['order']!r}"

@@ -46,10 +46,10 @@ class Nano4MGenerationMixin:
         Raises:
             ValueError: for an unknown modality or setting, or a value out of range.
         """
-        self.generation_config.modality_defaults = {name: dict(settings) for name, settings in defaults.items()}
-        for name in defaults:
+        for name, settings in defaults.items():
             self.config.modality_id(name)
-            self._settings(name)
+            self._settings(name, settings)
+        self.generation_config.modality_defaults = {name: dict(settings) for name, settings in defaults.items()}
 
     @torch.inference_mode()
     def generate(
@@ -60,7 +60,7 @@ class Nano4MGenerationMixin:
         negative_inputs: Mapping[str, torch.LongTensor] | None = None,
         batch_size: int | None = None,
         num_inference_steps: int | None = None,
-        scheduler: UnmaskingScheduler | None = None,
+        scheduler: UnmaskingScheduler | Mapping[str, UnmaskingScheduler] | None = None,
         guidance_scale: float | Mapping[str, float] | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -79,10 +79,11 @@ class Nano4MGenerationMixin:
             target: name of the modality to generate, or several names: each becomes a condition of those after it.
             valid_masks: for each condition, True where its tokens are given, same shape; if absent, all but padding.
             negative_inputs: like `inputs`, what to lead away from: guidance starts from these conditions instead of
-                from none.
+                from none. Without guidance, at a scale of 1, they have no influence.
             batch_size: number of samples when `inputs` is empty; 1 if None.
             num_inference_steps: steps of unmasking; 8, or one per token for left-to-right modalities.
-            scheduler: decides which tokens are fixed when; the modality's own, or `UnmaskingScheduler()`.
+            scheduler: decides which tokens are fixed when, or one for each target by name; the modality's own, or
+                `UnmaskingScheduler()`.
             guidance_scale: classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598): 1 is none, more
                 follows the conditions more closely, at twice the compute. With a weight for each of several
                 conditions, each is compared with its absence on its own and the differences are added up (Liu et al.
@@ -103,7 +104,8 @@ class Nano4MGenerationMixin:
         """
         names = [target] if isinstance(target, str) else list(target)
         given, masks, generated = dict(inputs), dict(valid_masks or {}), {}
-        size = self._batch_size(inputs, batch_size)
+        away = {f"negative {name}": ids for name, ids in (negative_inputs or {}).items()}
+        size = self._batch_size({**inputs, **away}, batch_size)
         self._check_names(*names, *given, *masks, *(negative_inputs or {}))
         if isinstance(guidance_scale, Mapping):
             self._check_names(*guidance_scale)
@@ -111,13 +113,14 @@ class Nano4MGenerationMixin:
         for place, name in enumerate(names):
             settings = self._settings(
                 name,
+                (getattr(self.generation_config, "modality_defaults", None) or {}).get(name, {}),
                 guidance_scale=guidance_scale,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
                 min_p=min_p,
                 num_inference_steps=num_inference_steps,
-                scheduler=scheduler,
+                scheduler=scheduler.get(name) if isinstance(scheduler, Mapping) else scheduler,
             )
             # Other random numbers for each target, or they would be filled in one order with like choices.
             own_seeds = [number + 1_000_003 * place for number in seeds]
@@ -167,7 +170,7 @@ class Nano4MGenerationMixin:
             for order in range(num_orders):
                 own_seeds = [number + 1_000_003 * order for number in seeds]
                 total += self._score(given, name, ids, mask, masks, own_seeds) / num_orders
-            given[name] = ids
+            given[name] = targets[name]
         return total
 
     def _generate(
@@ -193,6 +196,9 @@ class Nano4MGenerationMixin:
         # `valid` are target tokens that count; those behind an end token are known, but not valid.
         token_ids, known = self._given_part(inputs, target, valid_masks, size)
         valid = known.clone()
+        last_given = (known * torch.arange(num_tokens, device=device)).amax(1)
+        if left_to_right and eos_token_id is not None:
+            _end(token_ids, eos_token_id, known, valid)
         goal = known.sum(1, keepdim=True) + scheduler.known_after_step(num_steps, (~known).sum(1)).to(device)
         order_noise, noise, uniform = random_numbers(seeds, num_steps, num_tokens, device)
         place = torch.arange(num_tokens, device=device).expand(size, -1)
@@ -220,6 +226,8 @@ class Nano4MGenerationMixin:
             logits = self.logits_of(target, memory.ask(target_id, query, asked))
             logits = (logits.unflatten(0, (len(weights), -1)) * logits.new_tensor(weights)[:, None, None, None]).sum(0)
             logits[..., impossible] = -torch.inf
+            if left_to_right and eos_token_id is not None:  # no end before a token that was given
+                logits[..., eos_token_id].masked_fill_(query < last_given[rows, None], -torch.inf)
             progress = step / num_steps
             temperature = sampling["temperature"] * scheduler.temperature_factor(progress)
             ids = sample(logits, uniform[rows, step].gather(1, query), **{**sampling, "temperature": temperature})
@@ -237,10 +245,7 @@ class Nano4MGenerationMixin:
             known[where] = True
             valid[where] = True
             if left_to_right and eos_token_id is not None:
-                ended = ((token_ids == eos_token_id) & valid).cumsum(1).bool()
-                over = torch.nn.functional.pad(ended[:, :-1], (1, 0))
-                known |= over
-                valid &= ~over
+                _end(token_ids, eos_token_id, known, valid)
                 fixed &= valid[rows].gather(1, query)
             if step + 1 < num_steps:
                 memory.add(target_id, ids, query, fixed)
@@ -259,7 +264,8 @@ class Nano4MGenerationMixin:
             order = place
         steps = 1 + order.argsort(dim=1).argsort(dim=1)
         asked = mask
-        if modality.get("bos_token_id") is not None:  # always given, never in question
+        if modality.get("bos_token_id") is not None:  # given like the conditions, never in question
+            steps = steps - 1
             asked = mask & (place > 0)
         batch = self._side_by_side([*parts, (target_id, ids, mask)], size)
         states, states_mask = self.encode(
@@ -270,7 +276,8 @@ class Nano4MGenerationMixin:
             input_steps := torch.cat([torch.zeros_like(conditions["input_ids"]), steps], dim=1),
         )
         modality_ids = torch.full_like(ids, target_id)
-        hidden_states = self.decode(modality_ids, place, states, states_mask, asked, input_steps, steps)
+        target_steps = steps.clamp_min(1)
+        hidden_states = self.decode(modality_ids, place, states, states_mask, asked, input_steps, target_steps)
         _, losses = self.head(
             hidden_states.flatten(0, 1),
             [self.config.vocabulary_rows(target)],
@@ -280,20 +287,24 @@ class Nano4MGenerationMixin:
         )
         return -losses.view(size, num_tokens).sum(1)
 
-    def _settings(self, target: str, **given) -> dict:
-        """What was given, else what the model keeps for this modality, else the default; checked."""
-        own = (getattr(self.generation_config, "modality_defaults", None) or {}).get(target, {})
+    def _settings(self, target: str, own: Mapping, **given) -> dict:
+        """What was given, else what the model keeps for this modality (`own`), else the default; checked."""
         if unknown := set(own) - {*SETTINGS, "scheduler"}:
             raise ValueError(
                 f"generation_config.modality_defaults[{target!r}] has the unknown setting {min(unknown)!r}"
             )
         settings = {}
         for name, (default, is_legal) in SETTINGS.items():
-            value = given[name] if given.get(name) is not None else own.get(name, default)
-            if not isinstance(value, Mapping) and not is_legal(value):
+            values = (given.get(name), own.get(name), default)
+            value = next((value for value in values if value is not None), None)
+            by_condition = name == "guidance_scale" and isinstance(value, Mapping)
+            if not by_condition and (isinstance(value, Mapping) or not is_legal(value)):
                 raise ValueError(f"{name}={value} is out of range")
             settings[name] = value
-        scheduler = given.get("scheduler") or UnmaskingScheduler(**own.get("scheduler", {}))
+        try:
+            scheduler = given.get("scheduler") or UnmaskingScheduler(**own.get("scheduler", {}))
+        except TypeError as error:
+            raise ValueError(f"the scheduler of {target!r}: {error}") from error
         return {**settings, "scheduler": scheduler}
 
     def _batch_size(self, inputs: Mapping[str, torch.Tensor], batch_size: int | None) -> int:
@@ -310,17 +321,17 @@ class Nano4MGenerationMixin:
         """Ids and their mask on the model's device; ValueError if they are no ids of this modality."""
         length, vocab_size = self.config.num_tokens_of(name), self.config.vocab_size_of(name)
         if ids.ndim != 2 or ids.shape[1] != length:
-            raise ValueError(f"inputs[{name!r}] must have shape (batch, {length}), got {tuple(ids.shape)}")
+            raise ValueError(f"ids of {name!r} must have shape (batch, {length}), got {tuple(ids.shape)}")
         ids = ids.to(self.device)
         pad_token_id = self.config.modalities[name].get("pad_token_id")
         if name in valid_masks:
-            mask = valid_masks[name].to(self.device)
+            mask = valid_masks[name].to(self.device).bool()
             if mask.shape != ids.shape:
                 raise ValueError(f"valid_masks[{name!r}] has shape {tuple(mask.shape)}, its ids {tuple(ids.shape)}")
         else:
             mask = torch.ones_like(ids, dtype=torch.bool) if pad_token_id is None else ids != pad_token_id
         if (((ids < 0) | (ids >= vocab_size)) & mask).any():
-            raise ValueError(f"inputs[{name!r}] has ids outside [0, {vocab_size})")
+            raise ValueError(f"ids of {name!r} lie outside [0, {vocab_size})")
         return ids * mask, mask
 
     def _part(self, name: str, ids: torch.Tensor, valid_masks: dict) -> tuple[int, torch.Tensor, torch.Tensor]:
@@ -350,17 +361,19 @@ class Nano4MGenerationMixin:
     ) -> tuple[list[list[tuple]], list[float]]:
         """Sets of conditions under which to ask, and the weight of the logits from each; weights add up to 1."""
         parts = {name: self._part(name, ids, valid_masks) for name, ids in inputs.items() if name != target}
-        negative = [self._part(name, ids, {}) for name, ids in negative_inputs.items() if name != target]
+        negative = {name: self._part(name, ids, {}) for name, ids in negative_inputs.items() if name != target}
         if isinstance(guidance_scale, Mapping):
             weighed = {name: weight for name, weight in guidance_scale.items() if name in parts}
-            always = [part for name, part in parts.items() if name not in weighed]
-            branches = [[*always, parts[name]] for name in weighed]
+            always = {name: part for name, part in parts.items() if name not in weighed}
+            branches = [[*always.values(), parts[name]] for name in weighed]
             weights = list(weighed.values())
         else:
-            always, branches, weights = [], [list(parts.values())], [guidance_scale]
+            always, branches, weights = {}, [list(parts.values())], [guidance_scale]
         base = 1 - sum(weights)
-        if base or not branches:
-            branches, weights = [[*always, *negative], *branches], [base, *weights]
+        if not weights or not (parts or negative):  # nothing to compare with its absence
+            return [list(parts.values())], [1.0]
+        if base:
+            branches, weights = [list({**always, **negative}.values()), *branches], [base, *weights]
         return branches, weights
 
     def _side_by_side(self, parts: list[tuple], size: int) -> dict[str, torch.Tensor]:
@@ -418,6 +431,14 @@ class _Memory:
 
     def _for_branches(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.repeat(self.num_branches, *[1] * (tensor.ndim - 1))
+
+
+def _end(token_ids: torch.Tensor, eos_token_id: int, known: torch.Tensor, valid: torch.Tensor) -> None:
+    """Mark in place what follows the first end token: nothing is left to know there, and nothing counts."""
+    ended = ((token_ids == eos_token_id) & valid).cumsum(1).bool()
+    behind = torch.nn.functional.pad(ended[:, :-1], (1, 0))
+    known |= behind
+    valid &= ~behind
 
 
 def _stacked(branches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -56,32 +56,49 @@ def _linear_cross_entropy(
     first_rows: list[int],
     vocab_sizes: list[int],
     needs_gradients: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     losses = torch.zeros_like(token_weights)
+    # Half precision cannot hold the weight of one target among very many; gradients are in units of the largest.
+    unit = token_weights.amax().clamp_min(torch.finfo(token_weights.dtype).tiny) if len(losses) else losses.sum() + 1
+    relative_weights = (token_weights / unit).to(weight.dtype)
     hidden_gradient, weight_gradient = _empty_gradients(hidden_states, weight, needs_gradients)
     hidden_gradient.zero_()
-    weight_gradient.zero_()
+    begun = 0  # rows of the weights' gradient before this one have a value
+    largest = max(vocab_sizes)
+    buffer = hidden_states.new_empty(max(LOGITS_AT_ONCE, largest))
     for modality, (first_row, vocab_size) in enumerate(zip(first_rows, vocab_sizes, strict=True)):
         rows = slice(first_row, first_row + vocab_size)
-        for some in (modality_ids == modality).nonzero()[:, 0].split(max(1, LOGITS_AT_ONCE // vocab_size)):
+        mine = (modality_ids == modality).nonzero()[:, 0]
+        for some in mine.split(max(1, LOGITS_AT_ONCE // vocab_size)) if len(mine) else ():
             states, ids = hidden_states[some], target_ids[some, None]
+            logits = buffer[: len(some) * vocab_size].view(len(some), vocab_size)
+            torch.mm(states, weight[rows].T, out=logits)
             # Float32 from the logits on, for bfloat16 loses the difference between likely and certain.
-            log_probabilities = (states @ weight[rows].T).float().log_softmax(-1)
+            logits = logits.float()
+            log_probabilities = torch.log_softmax(logits, -1, out=logits)
             losses[some] = -log_probabilities.gather(1, ids)[:, 0]
             if needs_gradients:
                 gradient = log_probabilities.exp_()
                 gradient.scatter_add_(1, ids, gradient.new_full(ids.shape, -1.0))
                 gradient = gradient.to(weight.dtype)
-                scale = token_weights[some, None].to(weight.dtype)
+                scale = relative_weights[some, None]
                 hidden_gradient[some] = (gradient @ weight[rows]) * scale
-                weight_gradient[rows].addmm_(gradient.T, states * scale)
-    return (losses * token_weights).sum(), losses, hidden_gradient, weight_gradient
+                # The first product is written, the others are added: nothing is set to zero only to add to it.
+                weight_gradient[begun : rows.start].zero_()
+                if rows.start >= begun:
+                    torch.mm(gradient.T, states * scale, out=weight_gradient[rows])
+                else:
+                    weight_gradient[begun : rows.stop].zero_()
+                    weight_gradient[rows].addmm_(gradient.T, states * scale)
+                begun = max(begun, rows.stop)
+    weight_gradient[begun:].zero_()
+    return (losses * token_weights).sum(), losses, unit, hidden_gradient, weight_gradient
 
 
 @_linear_cross_entropy.register_fake
 def _(hidden_states, weight, target_ids, modality_ids, token_weights, first_rows, vocab_sizes, needs_gradients):
     gradients = _empty_gradients(hidden_states, weight, needs_gradients)
-    return token_weights.new_empty(()), torch.empty_like(token_weights), *gradients
+    return token_weights.new_empty(()), torch.empty_like(token_weights), token_weights.new_empty(()), *gradients
 
 
 def _empty_gradients(
@@ -98,8 +115,10 @@ def _keep_gradients(ctx, inputs, output):
 
 
 def _scale_gradients(ctx, total_gradient, *_):
-    hidden_gradient, weight_gradient = ctx.saved_tensors
-    return hidden_gradient * total_gradient, weight_gradient * total_gradient, None, None, None, None, None, None
+    unit, hidden_gradient, weight_gradient = ctx.saved_tensors
+    scale = total_gradient * unit
+    # In place, for it is as large as the vocabularies; autograd then refuses a second backward pass.
+    return hidden_gradient * scale, weight_gradient.mul_(scale), None, None, None, None, None, None
 
 
 _linear_cross_entropy.register_autograd(_scale_gradients, setup_context=_keep_gradients)

@@ -51,7 +51,7 @@ class Nano4MOutput(ModelOutput):
     encoder_last_hidden_state: `(batch, 1 + num_inputs, hidden_size)`; the first is the learned start state.
     hidden_states: with `output_hidden_states=True`, what enters the first decoder layer, what leaves each layer but
         the last, and `last_hidden_state`; encoder_hidden_states: with `output_encoder_hidden_states=True`, what
-        leaves each encoder layer.
+        leaves each encoder layer. While training, what is between layers has no padding: `(1, real tokens, dim)`.
     attentions, cross_attentions: with `output_attentions=True` and eager attention, the weights of each decoder layer,
         `(batch, heads, num_targets, num_targets or 1 + num_inputs)`; encoder_attentions: with
         `output_encoder_attentions=True`, those of each encoder layer.
@@ -231,11 +231,13 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             vocab_size: new number of ids, at least 1. New ids start from fresh random weights.
 
         Raises:
-            ValueError: the model does not know the modality, or `vocab_size` is less than 1.
+            ValueError: the model does not know the modality, or `vocab_size` leaves no room for its special ids.
         """
         self.config.modality_id(modality)
-        if vocab_size < 1:
-            raise ValueError(f"vocab_size of {modality!r} must be at least 1, not {vocab_size}")
+        special = [value for key, value in self.config.modalities[modality].items() if key.endswith("_token_id")]
+        least = 1 + max((value for value in special if value is not None), default=0)
+        if vocab_size < least:
+            raise ValueError(f"vocab_size of {modality!r} must be at least {least}, not {vocab_size}")
         before = self.config.vocabulary_rows(modality)
         num_before = self.config.num_vocabulary_rows
         self.config.modalities[modality]["vocab_size"] = vocab_size
@@ -268,8 +270,15 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         """
         self.config.modality_id(modality)
         rows = self.config.vocabulary_rows(modality)
+        if vectors.ndim != 2 or len(vectors) != self.config.vocab_size_of(modality):
+            raise ValueError(
+                f"vectors of {modality!r} must have shape ({self.config.vocab_size_of(modality)}, dim), got "
+                f"{tuple(vectors.shape)}"
+            )
         vectors = ((vectors - vectors.mean(0)) / vectors.std()).to(self.device)
-        tables = [self.embeddings.tokens.weight] + [self.head.weight] * (not self.config.tie_word_embeddings)
+        tables = [self.embeddings.tokens.weight]
+        if not self.config.tie_word_embeddings:
+            tables.append(self.head.weight)
         for table in tables:
             weight = table[rows]
             projection = torch.randn(vectors.shape[1], weight.shape[1], device=self.device) / vectors.shape[1] ** 0.5
@@ -415,17 +424,21 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         With a `cache` of keys and values of encoder states, `encoder_hidden_states` are only those not in it yet,
         which are added; `encoder_valid_mask` is that of all.
         """
+        if target_steps is not None and input_steps is None:
+            raise ValueError("target_steps say which input_steps a target is predicted from: give both")
         if target_valid_mask is None:
             target_valid_mask = torch.ones_like(target_modality_ids, dtype=torch.bool)
         hidden_states = self.embeddings(target_modality_ids, target_position_ids)
         attention_mask = self._query_mask(
             hidden_states, target_modality_ids, target_position_ids, target_valid_mask, target_steps
         )
+        encoder_attention_mask = None
         if target_steps is None and cache is None:
             encoder_attention_mask = create_bidirectional_mask(
                 self.config, hidden_states, encoder_valid_mask, encoder_hidden_states=encoder_hidden_states
             )
-        else:
+        if target_steps is not None or cache is not None or getattr(encoder_attention_mask, "ndim", 0) == 2:
+            # Two dimensions are what flash kernels are given, which take them for a mask of the queries, too.
             visible = encoder_valid_mask[:, None, :].expand(-1, hidden_states.shape[1], -1)
             if target_steps is not None:
                 visible = visible & (F.pad(input_steps, (1, 0))[:, None, :] < target_steps[:, :, None])

@@ -46,8 +46,6 @@ class Nano4MPipeline(DiffusionPipeline):
     (`UnmaskingScheduler`).
     """
 
-    model_cpu_offload_seq = "image_tokenizer->audio_tokenizer->text_tokenizer->model"
-
     def __init__(
         self,
         model: Nano4MModel,
@@ -118,9 +116,9 @@ class Nano4MPipeline(DiffusionPipeline):
             target: "image", "audio" or "text", or several of them: each becomes a condition of those after it.
             keep: for in- and out-painting, which tokens of the target stay as they are in the medium given for it,
                 bool `(num_tokens,)` or in the shape of its token axes, as `(frame, row, column)`.
-            negative: conditions to lead away from, `name -> medium or list of them`.
+            negative: conditions to lead away from, `name -> medium or list of them`; needs a guidance scale above 1.
             num_inference_steps, guidance_scale, temperature, top_k, top_p, min_p, seed: see `Nano4MModel.generate`.
-            num_samples: how many to generate when no condition is given.
+            num_samples: how many to generate when no condition is given, or one of each kind.
             batch_size: samples generated at once.
 
         Raises:
@@ -135,10 +133,19 @@ class Nano4MPipeline(DiffusionPipeline):
         if len(set(sizes.values())) > 1:
             raise ValueError(f"conditions differ in number of samples: {sizes}")
         for name in given:
-            if name in targets and (keep is None or len(targets) > 1):
+            if name in targets and (keep is None or name != targets[0]):
                 raise ValueError(f"{name} is both condition and target; to complete a part of it, say what to keep")
-        total = next(iter(sizes.values()), num_samples)
+        if keep is not None:
+            length = self.model.config.num_tokens_of(targets[0])
+            if targets[0] not in given or keep.numel() != length:
+                raise ValueError(f"keep: give a medium for {targets[0]}, and which of its {length} tokens to keep")
+        total = next(iter(sizes.values()), 1)
+        if total == 1 and num_samples > 1:
+            total = num_samples
+            given, away = ({name: media * total for name, media in part.items()} for part in (given, away))
         seeds = expand_seed(seed, total)
+        defaults = getattr(self.model.generation_config, "modality_defaults", None) or {}
+        own_schedulers = {name for name, settings in defaults.items() if "scheduler" in settings}
 
         token_ids, decoded = {name: [] for name in targets}, {name: [] for name in targets}
         title = f"generate {', '.join(targets)}"
@@ -146,9 +153,7 @@ class Nano4MPipeline(DiffusionPipeline):
             part = slice(start, start + batch_size)
             inputs, valid_masks = self._encode({name: media[part] for name, media in given.items()})
             if keep is not None:
-                if targets[0] not in inputs:
-                    raise ValueError(f"keep needs a part of the target: give a medium for {targets[0]}")
-                valid_masks[targets[0]] &= keep.flatten().to(valid_masks[targets[0]].device)
+                valid_masks[targets[0]] &= keep.flatten().bool().to(valid_masks[targets[0]].device)
             generated = self.model.generate(
                 inputs,
                 targets,
@@ -157,7 +162,7 @@ class Nano4MPipeline(DiffusionPipeline):
                 batch_size=len(seeds[part]),
                 num_inference_steps=num_inference_steps,
                 # A scheduler that the model keeps for one modality goes before the pipeline's, which is for all.
-                scheduler=None if self._has_own_scheduler(targets) else self.scheduler,
+                scheduler={name: self.scheduler for name in targets if name not in own_schedulers},
                 guidance_scale=guidance_scale,
                 temperature=temperature,
                 top_k=top_k,
@@ -196,10 +201,6 @@ class Nano4MPipeline(DiffusionPipeline):
         for name, media in given.items():
             inputs[name], valid_masks[name] = self.tokenizers[name].encode_media(media)
         return inputs, valid_masks
-
-    def _has_own_scheduler(self, targets: list[str]) -> bool:
-        defaults = getattr(self.model.generation_config, "modality_defaults", None) or {}
-        return any("scheduler" in defaults.get(name, {}) for name in targets)
 
     def _tokenizer(self, target: str):
         if target not in self.tokenizers:

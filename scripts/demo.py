@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         print_scores(json.loads((out / "scores.json").read_text())["directions"])
         print(f"{out / 'report.html'}: already there")
         return
-    pipe = Nano4MPipeline.from_pretrained(out / "model")
+    pipe = Nano4MPipeline.from_pretrained(out / "model").to("cuda" if torch.cuda.is_available() else "cpu")
     split = "validation" if "validation" in clips else "train"
     held_out = usable(clips[split])
     if not len(held_out):

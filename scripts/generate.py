@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import soundfile
+import torch
 from arguments import parse_args
 from PIL import Image
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def generate(args: GenerateArguments) -> None:
-    pipe = Nano4MPipeline.from_pretrained(args.model)
+    pipe = Nano4MPipeline.from_pretrained(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     files = [Path(name) for name in args.input]
     if args.input_dir is not None:
         if not Path(args.input_dir).is_dir():

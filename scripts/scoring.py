@@ -91,7 +91,7 @@ def encoded_clips(pipe: Nano4MPipeline, modality: str, media: list) -> dict[str,
     return {
         "ids": token_ids,
         "modality_ids": torch.full_like(token_ids, pipe.model.config.modality_id(modality)),
-        "position_ids": torch.arange(token_ids.shape[1]).expand(len(token_ids), -1),
+        "position_ids": torch.arange(token_ids.shape[1], device=token_ids.device).expand(len(token_ids), -1),
         "valid_mask": valid_mask,
     }
 

@@ -18,6 +18,7 @@ from benchmarks.measures import (
     as_baseline,
     as_ours,
     baseline_model,
+    cut_to_longest,
     masked_batches,
     measures,
     our_model,
@@ -106,14 +107,14 @@ def test_padding_of_the_baseline_changes_nothing():
     alone = []
     for i in range(QUICK.batch_size):
         sample = {key: value[i : i + 1] for key, value in batch.items()}
-        alone.append(model(**as_baseline(as_ours(sample)))[1][0])
+        alone.append(model(**as_baseline(cut_to_longest(sample)))[1][0])
     torch.testing.assert_close(torch.cat(alone), logits[batch["target_valid_mask"]])
     assert mean.isfinite()
 
 
 def test_counted_operations_are_those_of_the_unpadded_model():
     sizes = replace(QUICK, batch_size=1, num_layers=3, slots=QUICK.num_tokens)
-    batch = as_ours(next(masked_batches(sizes, 1)))
+    batch = cut_to_longest(next(masked_batches(sizes, 1)))
     batch["target_modality_ids"].zero_()  # every query may look at every other, as kernels compute it anyway
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         baseline_model(sizes)(**as_baseline(batch))[0].backward()

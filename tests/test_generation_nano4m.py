@@ -129,6 +129,42 @@ def test_guidance_weighs_conditions():
         generate(both, guidance_scale={"smell": 2.0})
 
 
+def test_text_is_completed_around_what_is_given():
+    """A given end leaves nothing behind it; a given suffix is kept, so no end comes before it."""
+    model = make_model()
+    for given, places in (([1, 0, 0, 0, 2, 0, 0, 0], [0, 4]), ([1, 0, 0, 0, 0, 9, 9, 2], [0, 5, 6, 7])):
+        ids, mask = torch.tensor([given] * 40), torch.zeros(40, 8, dtype=torch.long)
+        mask[:, places] = 1  # not bool, as tokenizers give it
+        made = model.generate({"text": ids}, "text", valid_masks={"text": mask}, seed=0)
+        assert (made[:, places] == ids[:, places]).all()
+        end = given.index(2)
+        assert (made[:, :end] > 2).logical_or(made[:, :end] == 1).all() and (made[:, end + 1 :] == 0).all()
+
+
+def test_padding_is_no_token_whatever_its_id():
+    text = {**MODALITIES["text"], "pad_token_id": 29}
+    model = make_model(modalities={**MODALITIES, "text": text})
+    ids = torch.tensor([[1, 5, 6, 2, 29, 29, 29, 29]] * 3)
+    audio = CONDITION["audio"]
+    both = model.score({}, {"text": ids, "audio": audio}, seed=[0] * 3)
+    alone = model.score({}, {"text": ids}, seed=[0] * 3) + model.score({"text": ids}, {"audio": audio}, seed=[0] * 3)
+    torch.testing.assert_close(both, alone)
+
+
+def test_negative_conditions_are_never_followed():
+    model = make_model()
+    image, negative = {"image": CONDITION["image"]}, {"audio": CONDITION["audio"]}
+    plain = model.generate(image, "text", seed=0)
+    for scale in ({}, 1.0):
+        assert torch.equal(
+            model.generate(image, "text", negative_inputs=negative, guidance_scale=scale, seed=0), plain
+        )
+    with pytest.raises(ValueError, match="different batch sizes"):
+        model.generate(image, "text", negative_inputs={"audio": CONDITION["audio"][:1]})
+    with pytest.raises(ValueError, match="temperature="):
+        model.generate(image, "text", temperature={"image": 1.0})
+
+
 def test_several_targets_are_conditions_of_each_other():
     model = make_model()
     audio = {"audio": CONDITION["audio"]}
@@ -154,9 +190,11 @@ def test_a_model_keeps_settings_for_each_modality(tmp_path):
         ({"smell": {}}, "unknown modality 'smell'"),
         ({"image": {"top_p": 0}}, "top_p=0"),
         ({"image": {"scheduler": {"order": "up"}}}, "order must be"),
+        ({"image": {"scheduler": {"ordre": "random"}}}, "ordre"),
     ):
         with pytest.raises(ValueError, match=match):
             model.set_modality_defaults(wrong)
+    assert model.generation_config.modality_defaults == loaded.generation_config.modality_defaults, "as they were"
 
 
 def test_min_p_and_a_falling_temperature_narrow_the_choice():
@@ -189,7 +227,7 @@ def test_scores_obey_the_chain_rule(target):
         for place in order[first:].tolist():
             positions = torch.tensor([[*range(12), *known]])
             modality_ids = torch.tensor([[model.config.modality_id("image")] * 12 + [number] * len(known)])
-            steps = torch.tensor([[0] * 12 + list(range(1, 1 + len(known)))])
+            steps = torch.tensor([[0] * 12 + list(range(1 - first, 1 - first + len(known)))])  # bos is given
             tokens = torch.cat([image[sample], ids[sample, known]])[None]
             asked = torch.tensor([[place]])
             output = model(

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_nano4m import Nano4MConfig, Nano4MModel
 from modeling_nano4m.linear_cross_entropy import linear_cross_entropy
@@ -62,6 +63,25 @@ def test_padding_changes_nothing(attention):
     plain, padded = model(**batch), model(**pad(batch))
     torch.testing.assert_close(plain.last_hidden_state, padded.last_hidden_state[:, :5], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(plain.loss, padded.loss, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_flash_kernels_get_no_mask_of_keys_for_other_queries(monkeypatch):
+    """They take a two-dimensional mask for one of queries, too."""
+    model, batch = make_model(), pad(make_batch())
+    expected = model(**batch)
+    masks = []
+
+    def flash(module, query, key, value, attention_mask, **kwargs):
+        masks.append(attention_mask)
+        assert attention_mask is None or (attention_mask.ndim == 2 and query.shape == key.shape)
+        visible = None if attention_mask is None else attention_mask[:, None, None, :].bool()
+        return F.scaled_dot_product_attention(query, key, value, visible).transpose(1, 2), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", flash)
+    model.config._attn_implementation = "flash_attention_2"
+    torch.testing.assert_close(model(**batch).loss, expected.loss, atol=1e-5, rtol=1e-4)
+    assert any(mask is not None for mask in masks), "the encoder's padding is left to the kernel"
 
 
 @torch.no_grad()
@@ -136,6 +156,9 @@ def test_config_errors_name_the_field():
         ({"hidden_size": 30}, "hidden_size=30"),
         ({"modalities": {"image": {"vocab_size": 3}}}, "token_axes"),
         ({"modalities": {"image": {**MODALITIES["image"], "order": "backwards"}}}, "order"),
+        ({"modalities": {"text": {**MODALITIES["text"], "pad_token_id": -1}}}, "pad_token_id=-1"),
+        ({"modalities": {"text": {**MODALITIES["text"], "pad_token_id": None}}}, "needs a pad_token_id"),
+        ({"modalities": {"image": {"vocab_size": 3, "token_axes": [["row", 2], ["row", 2]]}}}, "same name"),
     ):
         with pytest.raises(Exception, match=match):
             make_model(**changes)
@@ -153,8 +176,9 @@ def test_token_vectors_make_like_tokens_alike():
         assert int(distances[3].argmin()) == 7
         assert 0.5 < weight.std().item() / model.config.initializer_range < 2, "the scale of the other weights"
     assert torch.equal(model.head.weight[rows("audio")], untouched)
-    with pytest.raises(ValueError, match="unknown modality 'smell'"):
-        model.start_from_token_vectors("smell", vectors)
+    for name, wrong, match in (("smell", vectors, "unknown modality 'smell'"), ("image", vectors[:1], r"\(20, dim\)")):
+        with pytest.raises(ValueError, match=match):
+            model.start_from_token_vectors(name, wrong)
 
 
 def test_a_vocabulary_can_be_resized(tmp_path):
@@ -173,6 +197,8 @@ def test_a_vocabulary_can_be_resized(tmp_path):
     torch.testing.assert_close(model(**batch).loss, before.loss)
     with pytest.raises(ValueError, match="unknown modality 'smell'"):
         model.resize_vocabulary("smell", 9)
+    with pytest.raises(ValueError, match="vocab_size of 'text' must be at least 3"):
+        model.resize_vocabulary("text", 2)
     with pytest.raises(ValueError, match="resize_vocabulary"):
         model.resize_token_embeddings(99)
 
@@ -237,6 +263,27 @@ def test_linear_cross_entropy_equals_the_plain_one(dtype, monkeypatch):
     tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float64 else {"atol": 0.05, "rtol": 0.05}
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, **tolerance)
+
+
+def test_a_second_backward_pass_is_refused():
+    loss = make_model()(**make_batch()).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
+
+
+def test_gradients_of_very_many_targets_survive_half_precision():
+    torch.manual_seed(0)
+    states, weight = torch.randn(20, 6), 0.02 * torch.randn(15, 6)
+    ids, modality_ids, token_weights = torch.randint(15, (20,)), torch.zeros(20).long(), torch.full((20,), 1e-6)
+    results = []
+    for dtype in (torch.float32, torch.float16):
+        leaves = [tensor.detach().clone().to(dtype).requires_grad_() for tensor in (states, weight)]
+        total, _ = linear_cross_entropy(*leaves, ids, modality_ids, token_weights, [0], [15])
+        (2**16 * total).backward()  # as a GradScaler does
+        results.append([leaf.grad.float() for leaf in leaves])
+    for expected, found in zip(*results, strict=True):
+        assert (found - expected).norm() < 0.01 * expected.norm()
 
 
 def test_losses_of_parts_add_up_to_that_of_the_whole():

@@ -81,6 +81,16 @@ def test_part_of_a_picture_can_be_kept(pipe):
     made = pipe(image=picture, text=TEXTS[0], target="image", keep=keep, seed=0).token_ids
     assert torch.equal(made[0, keep.flatten()], ids[0, keep.flatten()])
     assert not torch.equal(made, ids)
+    both = pipe(image=picture, target=["image", "text"], keep=keep.int(), seed=0)
+    assert torch.equal(both.token_ids["image"][0, keep.flatten()], ids[0, keep.flatten()]) and len(both.texts) == 1
+    with pytest.raises(ValueError, match="keep"):
+        pipe(image=picture, target="image", keep=keep[0])
+
+
+def test_several_samples_of_one_condition(pipe):
+    made = pipe(text=TEXTS[0], target="audio", num_samples=3, seed=5)
+    assert torch.equal(made.token_ids[1:2], pipe(text=TEXTS[0], target="audio", seed=6).token_ids)
+    assert len(made.audios) == 3
 
 
 def test_the_models_own_settings_are_used(pipe, tmp_path):
