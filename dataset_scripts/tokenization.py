@@ -7,6 +7,7 @@ track, no text).
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -142,13 +143,22 @@ def load_tokens(path: str | Path, streaming: bool = False) -> tuple[dict, dict]:
 
 
 def token_files(path: str | Path) -> dict[str, list[str]]:
-    """Parquet files in a folder or of a pattern by split: `validation*` for validation, all others for training."""
+    """Parquet files in a folder or of a pattern, by split: those of `train` and `validation`, no others.
+
+    The split is what comes before `-00000-of-00001` in a file's name. Of names without such numbers, `validation*` is
+    for validation, `test*` for neither, all others for training.
+    """
     path = Path(path)
     found = sorted(path.glob("*.parquet") if path.is_dir() else path.parent.glob(path.name))
     splits: dict[str, list[str]] = {}
     for file in found:
-        if file.suffix == ".parquet":
-            splits.setdefault("validation" if file.name.startswith("validation") else "train", []).append(str(file))
+        numbered = re.fullmatch(r"(.+)-\d+-of-\d+", file.stem)
+        if numbered:
+            split = numbered[1]
+        else:
+            split = next((name for name in ("validation", "test") if file.stem.startswith(name)), "train")
+        if file.suffix == ".parquet" and split in ("train", "validation"):
+            splits.setdefault(split, []).append(str(file))
     return splits
 
 

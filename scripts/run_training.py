@@ -69,17 +69,15 @@ def main(argv: list[str] | None = None) -> None:
         model = Nano4MModel(config)
         model.set_modality_defaults(args.modality_defaults or {})
         repo_id = create_repository(training)
+        for name, tokenizer in tokenizers.items():
+            if (vectors := tokenizer.token_vectors()) is not None:
+                model.start_from_token_vectors(name, vectors)
+        if training.process_index == 0:
+            print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
+        trainer = fit(Nano4MTrainer, model, training, data, collator)
     except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
-    for name, tokenizer in tokenizers.items():
-        if (vectors := tokenizer.token_vectors()) is not None:
-            model.start_from_token_vectors(name, vectors)
-    if training.process_index == 0:
-        print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
-
-    trainer = fit(Nano4MTrainer, model, training, data, collator)
     model = trainer.trained_model()
-    model.set_modality_defaults(args.modality_defaults or {})
     if not trainer.is_world_process_zero():
         return
     pipeline = Nano4MPipeline(
@@ -90,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     pipeline.save_pretrained(training.output_dir)
     print(f"{training.output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
     settings = changed_settings(training, masking, config_fields)
+    if args.dataset_weights is not None:
+        settings["dataset_weights"] = args.dataset_weights
     write_model_card(pipeline, training.output_dir, sources, settings, trainer.state.log_history, repo_id)
     if repo_id is not None:
         try:

@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None):
             settings = changed_settings(config_fields, training)
     except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
+    if training.process_index != 0:
+        return
     tokenizer.save_pretrained(training.output_dir)
     print(f"{training.output_dir}: {tokenizer.config.num_tokens} ids of {tokenizer.config.vocab_size} per clip")
     write_model_card(tokenizer, training.output_dir, [clips], settings, log_history, repo_id)

@@ -148,6 +148,12 @@ def test_the_same_seed_gives_the_same_file(folder, tmp_path):
         (run_training.main, "--dataset {folder}/tokens --streaming true", "max_steps"),
         (run_training.main, "--dataset {folder}/tokens --streaming true --max_steps 2", "no Parquet files"),
         (run_training.main, "--dataset {folder}/tokens --ema_decay 1.5", "ema_decay"),
+        (
+            run_training.main,
+            "{folder}/model.yaml --dataset {folder}/tokens --output_dir {folder}/model --max_inputs 9 "
+            + " ".join(TRAINING),
+            "max_inputs",
+        ),
         (run_training.main, "--dataset {folder}/tokens --max_tokens 100 --warmup_steps 5", "warmup_steps"),
         (generate, "--model {folder}/model --input nothing.png --target text", "nothing.png"),
         (generate, "--model {folder}/model --input_text x --target smell", "smell"),

@@ -14,14 +14,11 @@ from torch.utils.data import DataLoader
 
 from trainers import MaskingCollator, StreamedRows, fit
 
-# datasets sleeps for five seconds whenever it has read some files to their ends.
-config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
-
 
 @pytest.fixture(autouse=True)
 def no_pause_between_passes(monkeypatch):
-    """datasets sleeps for 5 s whenever it has read Parquet files to their end."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    """datasets sleeps for five seconds whenever it has read some files to their ends."""
+    monkeypatch.setattr(config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
 @pytest.fixture

@@ -131,6 +131,19 @@ def test_parquet_files_hold_the_same_rows(folders, monkeypatch):
     assert count_rows(token_files(folders / "tokens")["train"]) == 10
 
 
+def test_only_train_and_validation_files_are_used(tmp_path):
+    wanted = {
+        "train": ["more.parquet", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "train.parquet"],
+        "validation": ["validation-00000-of-00001.parquet", "validation.parquet"],
+    }
+    for name in [*sum(wanted.values(), []), "test-00000-of-00001.parquet", "test.parquet", "val-0-of-1.parquet"]:
+        (tmp_path / name).touch()
+    for path in (tmp_path, tmp_path / "*.parquet"):
+        found = token_files(path)
+        assert {split: [Path(file).name for file in files] for split, files in found.items()} == wanted
+    assert token_files(tmp_path / "test*") == {}
+
+
 def test_tokens_are_bound_to_their_tokenizers(folders):
     clips, tokenizers = load_from_disk(folders / "clips"), load_tokenizers(folders / "tokenizers")
     tokenize_clips(clips, tokenizers, folders / "tokens")

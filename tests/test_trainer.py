@@ -10,7 +10,14 @@ from safetensors.torch import load_file
 from test_masking import make_rows
 from test_modeling_nano4m import make_batch, make_model
 
-from trainers import MaskingCollator, MuonWithAdamW, Nano4MTrainer, Nano4MTrainingArguments, fit
+from trainers import (
+    MaskingCollator,
+    MuonWithAdamW,
+    Nano4MTrainer,
+    Nano4MTrainingArguments,
+    changed_settings,
+    fit,
+)
 
 
 def arguments(folder, kind=Nano4MTrainingArguments, **changes) -> Nano4MTrainingArguments:
@@ -70,6 +77,16 @@ def test_evaluation_draws_the_same_masks_every_time(tmp_path):
     assert {k: v for k, v in first.items() if "loss" in k} == {k: v for k, v in second.items() if "loss" in k}
 
 
+def test_evaluation_does_not_depend_on_the_batch_size(tmp_path):
+    """And measures every modality, however few batches there are."""
+    losses = []
+    for size in (64, 7):
+        logged = make_trainer(tmp_path, make_rows(200), per_device_eval_batch_size=size).evaluate()
+        losses.append({name: value for name, value in logged.items() if name.startswith("eval_loss")})
+    assert set(losses[0]) == {"eval_loss", "eval_loss_audio", "eval_loss_image", "eval_loss_text"}
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 def test_fit_resumes_from_the_last_checkpoint(tmp_path):
     data = DatasetDict({"train": Dataset.from_list(make_rows(16)), "validation": Dataset.from_list(make_rows(4))})
     model = make_model()
@@ -77,12 +94,43 @@ def test_fit_resumes_from_the_last_checkpoint(tmp_path):
     fit(Nano4MTrainer, model, arguments(tmp_path, max_steps=4), data, collator)
     assert (tmp_path / "training" / "checkpoint-4").is_dir()
     # What was trained comes back from the checkpoint, not from the model that is handed in.
-    again = make_model(initializer_range=0.02)
+    again = make_model()
+    torch.nn.init.zeros_(again.start_state)
     fit(Nano4MTrainer, again, arguments(tmp_path, max_steps=4), data, collator)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     fit(Nano4MTrainer, again, arguments(tmp_path, max_steps=8), data, collator)
     assert (tmp_path / "training" / "checkpoint-8").is_dir()
     assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "field, training, masking, model, size",
+    [
+        ("learning_rate", {"learning_rate": 2e-3}, {}, {}, 16),
+        ("batches_per_step", {"gradient_accumulation_steps": 2}, {}, {}, 16),
+        ("max_inputs", {}, {"max_inputs": 11}, {}, 16),
+        ("dropout", {}, {}, {"dropout": 0.1}, 16),
+        ("train", {}, {}, {}, 15),
+    ],
+)
+def test_a_training_with_other_settings_or_data_is_not_resumed(tmp_path, field, training, masking, model, size):
+    def run(training=(), masking=(), model=(), size=16):
+        made = make_model(**dict(model))
+        collator = MaskingCollator(made.config.modalities, **{"max_inputs": 12, "max_targets": 9, **dict(masking)})
+        data = {"train": Dataset.from_list(make_rows(16)).select(range(size))}
+        fit(
+            Nano4MTrainer,
+            made,
+            arguments(tmp_path, **{"max_steps": 1, "save_steps": 1, **dict(training)}),
+            data,
+            collator,
+        )
+
+    run()
+    with pytest.raises(ValueError, match=f"^{field}: .* holds a training with .*choose another output_dir"):
+        run(training, masking, model, size)
+    run({"max_steps": 2, "logging_steps": 1, "per_device_eval_batch_size": 2})
+    assert (tmp_path / "training" / "checkpoint-2").is_dir()
 
 
 class Premasked:
@@ -144,6 +192,13 @@ def test_training_stops_at_max_tokens_and_its_schedule_spans_them(tmp_path):
     assert (tmp_path / f"checkpoint-{trainer.state.global_step}").is_dir()
 
 
+@pytest.mark.parametrize("max_steps, said", [(-1, False), (3, True)])
+def test_steps_that_may_end_a_training_before_its_tokens_are_announced(tmp_path, caplog, max_steps, said):
+    trainer = make_trainer(tmp_path, make_rows(16), max_steps=max_steps, max_tokens=300)
+    trainer.train()
+    assert caplog.text.count("max_steps=3 ends the training") == said
+
+
 def epoch_of(trainer, epoch):
     loader = trainer.get_train_dataloader()
     loader.set_epoch(epoch)
@@ -193,11 +248,30 @@ def test_the_default_optimizer_is_fused(tmp_path):
     assert all(group["fused"] for group in trainer.create_optimizer().param_groups)
 
 
+@pytest.mark.parametrize("muon_learning_rate", [None, 1e-2])
+def test_only_matrices_decay(tmp_path, muon_learning_rate):
+    trainer = make_trainer(tmp_path, make_rows(4), weight_decay=0.1, muon_learning_rate=muon_learning_rate)
+    groups = trainer.create_optimizer().param_groups
+    for group in groups:
+        assert {p.ndim == 2 for p in group["params"]} == {group["weight_decay"] > 0}
+    assert sum(len(group["params"]) for group in groups) == len(list(trainer.model.parameters()))
+
+
 def test_one_process_is_not_spread_over_several_gpus(tmp_path):
     training = arguments(tmp_path)
-    training._n_gpu = 2
-    with pytest.raises(ValueError, match="accelerate launch"):
-        Nano4MTrainer(make_model(), training, train_dataset=Dataset.from_list(make_rows(4)))
+    training._n_gpu = 2  # what a machine with two GPUs sets
+    model = make_model()
+    collator = MaskingCollator(model.config.modalities, 12, 9)
+    trainer = fit(Nano4MTrainer, model, training, {"train": Dataset.from_list(make_rows(8))}, collator)
+    assert trainer.args.n_gpu == 1 and len(next(iter(trainer.get_train_dataloader()))["target_ids"]) == 4
+    assert not isinstance(trainer.model_wrapped, torch.nn.DataParallel)
+
+
+def test_what_is_told_of_a_training_is_what_shapes_the_model(tmp_path):
+    changes = {"lr_scheduler_type": "cosine", "ema_decay": 0.9, "seed": 5, "weight_decay": 0.1, "max_tokens": 99}
+    private = {"project": "secret", "run_name": "secret", "hub_token": "secret", "trackio_space_id": "a/secret"}
+    settings = changed_settings(arguments(tmp_path, **changes, **private))
+    assert settings == {**changes, "learning_rate": 1e-3, "max_steps": 8, "per_device_train_batch_size": 4}
 
 
 def test_curves_go_to_tensorboard(tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ def train(folder, trainer_class=Nano4MTrainer, **changes):
     training = arguments(folder, **{**fields, **changes})
     data = {"train": Dataset.from_list(make_rows(32)), "validation": Dataset.from_list(make_rows(8, seed=1))}
     model = make_model()
+    model.set_modality_defaults({"image": {"top_p": 0.9}})
     return fit(trainer_class, model, training, data, MaskingCollator(model.config.modalities, 12, 9))
 
 

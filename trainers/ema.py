@@ -65,7 +65,11 @@ class AveragedWeights(TrainerCallback):
     def save(self, folder: str | Path, model: nn.Module, is_main_process: bool) -> None:
         """Write the average under the names of the model's parameters; every process must call it."""
         names = [name for name, _ in model.named_parameters()]
-        weights = {name: whole(w).contiguous() for name, w in zip(names, self.average.shadow_params, strict=True)}
+        weights = {}
+        for name, averaged in zip(names, self.average.shadow_params, strict=True):
+            gathered = whole(averaged)
+            if is_main_process:  # all at once they may not fit on the device, nor on the host once for each process
+                weights[name] = gathered.cpu().contiguous()
         if is_main_process:
             save_file(weights, Path(folder) / FILE, {"steps": str(self.average.optimization_step)})
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from trainers.mask_draws import Alphas, alpha_mixture, random_order, share_out, span_order
 from trainers.token_rows import TokenRows
@@ -28,7 +29,8 @@ class MaskingCollator:
 
     Args:
         modalities: as in `Nano4MConfig.modalities`.
-        max_inputs, max_targets: largest budgets of input and target tokens per sample.
+        max_inputs, max_targets: largest budgets of input and target tokens per sample. Condition batches keep to
+            `max_targets` but show whole modalities, whatever `max_inputs` is.
         input_alphas, target_alphas: Dirichlet concentrations; small values favour one modality at a time. A number
             for all modalities; `{modality: number}`, where one that is not named gets 1; or a list of these, of which
             each sample draws one, the same of both lists (4M's mixture of masking strategies).
@@ -229,6 +231,22 @@ class MaskingCollator:
                 raise ValueError(f"target_weights: unknown modality {name!r}; there are {', '.join(self.names)}")
         if min(weights.values(), default=1.0) < 0 or not any(weights.get(name, 1.0) > 0 for name in self.names):
             raise ValueError(f"target_weights={weights} must be at least 0, and above 0 for one modality")
+
+
+class EvaluationCollator:
+    """Masks every row by itself and pads them together.
+
+    A `MaskingCollator` draws one plan for a batch, and a small evaluation has few batches: some modality would never
+    be a target, and losses would depend on the batch size. Here each `draw` has a mask of its own.
+    """
+
+    def __init__(self, collator: MaskingCollator):
+        self.collator = collator
+
+    def __call__(self, rows: list[dict] | pa.Table) -> dict[str, torch.Tensor]:
+        """As `MaskingCollator.__call__`, of a list of rows or an Arrow table."""
+        samples = [self.collator(rows[i : i + 1]) for i in range(len(rows))]
+        return {name: pad_sequence([s[name][0] for s in samples], batch_first=True) for name in samples[0]}
 
 
 def real_token_share(batch: Mapping[str, torch.Tensor]) -> float:

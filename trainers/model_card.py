@@ -1,8 +1,6 @@
 """Publishing what was trained: the model card beside it, and the upload of the folder to the Hub."""
 
-import dataclasses
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData, create_repo, upload_folder
@@ -14,9 +12,6 @@ from modeling_nano4m import Nano4MPipeline
 from tokenizers_4m import TokenizerContract
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
-# Where and how a run was written, logged and published says nothing about the model; some of it is secret.
-UNTOLD = ("output_dir", "run_name", "resume_", "log", "report_to", "disable_tqdm", "save_", "dataloader_", "hub_")
-UNTOLD += ("push_to_hub", "_")
 SPEEDS = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 EXAMPLES = {"image": "picture.png", "audio": "sound.wav", "text": "a red square moves left"}
 # Checkpoints and curves of the training, and what a demo remembers of its stages.
@@ -37,7 +32,7 @@ def write_model_card(
         trained: what is saved in `folder`.
         folder: of the finished pipeline or tokenizer.
         data_sets: what it was trained and evaluated on, `split -> rows` each.
-        settings: what to say of its training, see `changed_settings`.
+        settings: what to say of its training, see `trainers.settings.changed_settings`.
         log_history: of the `Trainer.state`; empty if there was none.
         repo_id: of the Hub repository that the folder is pushed to; None if it stays here.
     """
@@ -70,24 +65,6 @@ def write_model_card(
     return path
 
 
-def changed_settings(*arguments) -> dict[str, object]:
-    """Fields of these dataclass objects whose value is not the default, and those that have none."""
-    changed = {}
-    for values in arguments:
-        required = {
-            field.name: getattr(values, field.name)
-            for field in dataclasses.fields(values)
-            if field.init and field.default is field.default_factory is dataclasses.MISSING
-        }
-        default = type(values)(**required)
-        for field in dataclasses.fields(values):
-            value = getattr(values, field.name)
-            is_new = field.name in required or value != getattr(default, field.name)
-            if is_new and not field.name.startswith(UNTOLD):
-                changed[field.name] = value.value if isinstance(value, Enum) else value
-    return changed
-
-
 def final_metrics(log_history: list[dict]) -> dict[str, tuple[float | None, float | None]]:
     """The last value of every logged loss and evaluation metric, `name -> (in training, in evaluation)`."""
     last = {name: value for entry in log_history for name, value in entry.items()}
@@ -102,14 +79,14 @@ def final_metrics(log_history: list[dict]) -> dict[str, tuple[float | None, floa
 
 
 def create_repository(training: TrainingArguments) -> str | None:
-    """The Hub repository to push to, made if it is not there yet; None without `push_to_hub`.
+    """The Hub repository to push to, made if it is not there yet; None without `push_to_hub`, and but in process 0.
 
     Called before training, so that a wrong name or a missing token does not cost a training.
 
     Raises:
         ValueError: if it cannot be made or reached.
     """
-    if not training.push_to_hub:
+    if not training.push_to_hub or training.process_index != 0:
         return None
     name = training.hub_model_id or Path(training.output_dir).resolve().name
     try:

@@ -1,5 +1,6 @@
 """The trainer of nano4M: everything random follows from the numbers of the draws, every target counts the same."""
 
+import copy
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -10,15 +11,18 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from modeling_nano4m import Nano4MModel
 from trainers.ema import AveragedWeights
+from trainers.masking import EvaluationCollator
 from trainers.optimizer import MuonWithAdamW
 from trainers.sampling import DrawnRows, DrawSampler, NumberedRows
 from trainers.streaming import StreamedRows
 from trainers.trainer import PartLossTrainer
 
 STREAM_FILE = "stream.json"
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -85,7 +89,8 @@ class Nano4MTrainer(PartLossTrainer):
     - The loss of a step is the mean over modalities of the mean over all their targets in the step, however many
       micro-batches and processes these are spread over: N processes do what one does that accumulates N batches.
     - `tokens_seen` is logged: real input and target tokens of all processes so far.
-    - Evaluation draws the same masks every time, and measures the averaged weights if there are any.
+    - Evaluation draws the same mask for a row every time, whatever rows share its batch, and measures the averaged
+      weights if there are any. `eval_loss` is the mean of the modalities' losses, each over all of its targets.
     """
 
     # Each micro-batch's loss is its part of the whole step's, not a mean to be divided by their number.
@@ -93,11 +98,6 @@ class Nano4MTrainer(PartLossTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"one process would share its batches out over {self.args.n_gpu} GPUs: start one process per GPU with "
-                f"accelerate launch, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
-            )
         if isinstance(self.train_dataset, datasets.Dataset):
             self.train_dataset = DrawnRows([self.train_dataset], seed=self.args.seed)
         if isinstance(self.train_dataset, StreamedRows) and self.args.ignore_data_skip:
@@ -109,11 +109,15 @@ class Nano4MTrainer(PartLossTrainer):
         self.add_callback(StopAtTokens)
 
     def trained_model(self) -> Nano4MModel:
-        """The model as it stands, whole and in evaluation mode; where it is sharded every process must call this."""
+        """The model as it stands, whole and in evaluation mode.
+
+        Where it is sharded every process must call this, and only the main one's has the trained weights.
+        """
         if not self.is_fsdp_enabled:
             return self.accelerator.unwrap_model(self.model).eval()
         state_dict = self.accelerator.get_state_dict(self.model)
         model = Nano4MModel(self.model.config)
+        model.generation_config = copy.deepcopy(self.model.generation_config)
         if self.is_world_process_zero():
             model.load_state_dict(state_dict)
         return model.eval()
@@ -126,7 +130,8 @@ class Nano4MTrainer(PartLossTrainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         rows = NumberedRows([rows]) if isinstance(rows, datasets.Dataset) else rows
-        self.data_collator, collator = dataclasses.replace(self.data_collator, seed=0), self.data_collator
+        collator = self.data_collator
+        self.data_collator = EvaluationCollator(dataclasses.replace(collator, seed=0))
         try:
             return super().get_eval_dataloader(rows)
         finally:
@@ -169,6 +174,13 @@ class Nano4MTrainer(PartLossTrainer):
             logs["tokens_seen"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
 
+    def _take_parts(self, training: bool, prefix: str) -> dict[str, float]:
+        parts = super()._take_parts(training, prefix)
+        if not training:
+            # The Trainer's own is a mean over batches, which depends on how the rows are batched.
+            parts["eval_loss"] = sum(parts.values()) / len(parts)
+        return parts
+
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         if self.average is None or not self.is_in_train:
             return super().evaluate(*args, **kwargs)
@@ -188,9 +200,18 @@ class Nano4MTrainer(PartLossTrainer):
             )
         return super().create_optimizer(model)
 
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Matrices only, as with Muon."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim == 2]
+
     def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LRScheduler:
         if self.args.max_tokens is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
+        if self.args.max_steps < self.args.max_tokens and self.is_world_process_zero():
+            logger.warning(
+                f"max_steps={self.args.max_steps} ends the training even if it has not seen "
+                f"max_tokens={self.args.max_tokens}, which the learning rate's schedule spans, by then"
+            )
         # One step of the schedule is one token.
         scheduler = super().create_scheduler(self.args.max_tokens, optimizer)
         if not isinstance(scheduler, LambdaLR):

@@ -17,8 +17,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         model: whose parameters are trained; those with two dimensions inside `nn.ModuleList`s of layers go to Muon.
         muon_learning_rate: for these matrices, on the scale of AdamW's ("match_rms_adamw").
         learning_rate, betas, eps: AdamW's.
-        weight_decay: of both, but not of norms, biases and other vectors.
-        fused: AdamW's fused kernel.
+        weight_decay: of all matrices, of nothing else.
     """
 
     def __init__(
@@ -29,7 +28,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        fused: bool = True,
     ):
         layers = {
             id(p) for m in model.modules() if isinstance(m, nn.ModuleList) for p in m.parameters() if p.ndim == 2
@@ -38,14 +36,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
         matrices = [p for p in trained if id(p) in layers]
         others = [p for p in trained if id(p) not in layers]
         groups = [
-            {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in others if p.ndim == 2], "weight_decay": weight_decay},
+            {"params": [p for p in others if p.ndim != 2], "weight_decay": 0.0},
         ]
         muon = torch.optim.Muon(
             matrices, lr=muon_learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=learning_rate, betas=betas, eps=eps, fused=fused
+            [group for group in groups if group["params"]], lr=learning_rate, betas=betas, eps=eps, fused=True
         )
         super().__init__(muon.param_groups + adamw.param_groups, {})
         self.parts = (muon, adamw)

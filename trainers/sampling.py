@@ -37,6 +37,7 @@ class DrawnRows(Dataset):
     def __init__(self, sources: list, weights: list[float] | None = None, seed: int = 0):
         sources, self.columns = select_ids(sources)
         self.sources = [source.with_format("arrow") for source in sources]
+        self.weights = weights
         self.seed = seed
         self.epoch = 0
         self.sizes = np.array([len(source) for source in self.sources])

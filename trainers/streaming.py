@@ -37,6 +37,7 @@ class StreamedRows(IterableDataset):
     ):
         self.sources, self.columns = select_ids(sources)
         self.ends = np.cumsum(check_weights(weights, np.ones(len(sources))))
+        self.weights = weights
         self.seed = seed
         self.buffer_size = buffer_size
         self._drawn = 0

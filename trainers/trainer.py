@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
 from tokenizers_4m.quantizer import codebook_usage
+from trainers.settings import check_settings, settings_of
 
 
 class LogWhenSaving(TrainerCallback):
@@ -23,7 +24,7 @@ class LogWhenSaving(TrainerCallback):
 
 
 class PartLossTrainer(Trainer):
-    """Logs the `losses` of the model's output beside the loss, as means since the last log.
+    """Logs the `losses` of the model's output beside the loss, as means since the last log; a process uses one GPU.
 
     A part with `num_targets` counts by them, so that a batch with few targets weighs little and one with none
     nothing.
@@ -31,6 +32,9 @@ class PartLossTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        # Else the Trainer would share every batch out over all GPUs it sees, by nn.DataParallel.
+        self.args._n_gpu = min(1, self.args.n_gpu)
+        self._train_batch_size = self.args.train_batch_size
         self.add_callback(LogWhenSaving)
         self._sums = {True: defaultdict(float), False: defaultdict(float)}
         self._counts = {True: defaultdict(float), False: defaultdict(float)}
@@ -93,7 +97,7 @@ class TokenizerTrainer(PartLossTrainer):
         self._evaluated_ids = []
 
     def on_evaluated(self, outputs) -> None:
-        self._evaluated_ids.append(outputs.token_ids.cpu())
+        self._evaluated_ids.append(self.accelerator.gather_for_metrics(outputs.token_ids).cpu())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "eval_loss" in logs and self._evaluated_ids:
@@ -107,16 +111,22 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
     """Train `model` on `data["train"]`, evaluate it on `data["validation"]` if there are rows, save the loss curves.
 
     Checkpoints and state go to `output_dir/training`, so that `output_dir` itself is free for the finished model;
-    an interrupted training goes on from its last checkpoint there.
+    an interrupted training goes on from its last checkpoint there, one that is finished when it is to be longer.
 
     Returns:
         The trainer, with the trained model and the `state.log_history`.
+
+    Raises:
+        ValueError: `output_dir` holds the checkpoints of a training with other settings, or on other data.
     """
     training = copy.copy(training)
     training.output_dir = str(Path(training.output_dir) / "training")
     training.push_to_hub = False  # what is published is the finished model, not its checkpoints
     training.remove_unused_columns = False  # the collators turn columns into what the model takes
     validation = data.get("validation")
+    checkpoint = last_checkpoint(training.output_dir)
+    settings = settings_of(training, model, data_collator, data)
+    check_settings(training.output_dir, settings, checkpoint is not None, training.process_index == 0)
     trainer = trainer_class(
         model=model,
         args=training,
@@ -124,7 +134,7 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
         eval_dataset=validation,
         data_collator=data_collator,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(training.output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if validation is not None and len(validation):
         trainer.evaluate()
     trainer.save_state()
