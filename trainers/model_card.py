@@ -79,9 +79,10 @@ def final_metrics(log_history: list[dict]) -> dict[str, tuple[float | None, floa
 
 
 def create_repository(training: TrainingArguments) -> str | None:
-    """The Hub repository to push to, made if it is not there yet; None without `push_to_hub`, and but in process 0.
+    """The Hub repository to push to, made if it is not there yet; None without `push_to_hub`.
 
-    Called before training, so that a wrong name or a missing token does not cost a training.
+    Processes other than the first leave it to that one, and get None. Called before
+    training, so that a wrong name or a missing token does not cost a training.
 
     Raises:
         ValueError: if it cannot be made or reached.
