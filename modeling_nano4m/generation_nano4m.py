@@ -36,6 +36,11 @@ class Nano4MGenerationMixin:
     # What `from_pretrained` calls to read generation_config.json.
     adjust_generation_fn = GenerationMixin.adjust_generation_fn
 
+    @property
+    def modality_defaults(self) -> dict[str, dict]:
+        """How each modality is best generated, see `set_modality_defaults`."""
+        return getattr(self.generation_config, "modality_defaults", None) or {}
+
     def set_modality_defaults(self, defaults: Mapping[str, dict]) -> None:
         """Keep how each modality is best generated; saved with the model, in generation_config.json.
 
@@ -113,7 +118,7 @@ class Nano4MGenerationMixin:
         for place, name in enumerate(names):
             settings = self._settings(
                 name,
-                (getattr(self.generation_config, "modality_defaults", None) or {}).get(name, {}),
+                self.modality_defaults.get(name, {}),
                 guidance_scale=guidance_scale,
                 temperature=temperature,
                 top_k=top_k,
@@ -190,14 +195,14 @@ class Nano4MGenerationMixin:
         num_tokens = self.config.num_tokens_of(target)
         left_to_right = modality.get("order", "any") == "left_to_right"
         impossible = [modality[key] for key in ("pad_token_id", "bos_token_id") if modality.get(key) is not None]
-        eos_token_id = modality.get("eos_token_id")
+        eos_token_id = modality.get("eos_token_id") if left_to_right else None
         num_steps = num_inference_steps or (num_tokens if left_to_right else DEFAULT_STEPS)
 
         # `valid` are target tokens that count; those behind an end token are known, but not valid.
         token_ids, known = self._given_part(inputs, target, valid_masks, size)
         valid = known.clone()
         last_given = (known * torch.arange(num_tokens, device=device)).amax(1)
-        if left_to_right and eos_token_id is not None:
+        if eos_token_id is not None:
             _end(token_ids, eos_token_id, known, valid)
         goal = known.sum(1, keepdim=True) + scheduler.known_after_step(num_steps, (~known).sum(1)).to(device)
         order_noise, noise, uniform = random_numbers(seeds, num_steps, num_tokens, device)
@@ -226,7 +231,7 @@ class Nano4MGenerationMixin:
             logits = self.logits_of(target, memory.ask(target_id, query, asked))
             logits = (logits.unflatten(0, (len(weights), -1)) * logits.new_tensor(weights)[:, None, None, None]).sum(0)
             logits[..., impossible] = -torch.inf
-            if left_to_right and eos_token_id is not None:  # no end before a token that was given
+            if eos_token_id is not None:  # no end before a token that was given
                 logits[..., eos_token_id].masked_fill_(query < last_given[rows, None], -torch.inf)
             progress = step / num_steps
             temperature = sampling["temperature"] * scheduler.temperature_factor(progress)
@@ -244,7 +249,7 @@ class Nano4MGenerationMixin:
             token_ids[where] = ids[sample_index, column]
             known[where] = True
             valid[where] = True
-            if left_to_right and eos_token_id is not None:
+            if eos_token_id is not None:
                 _end(token_ids, eos_token_id, known, valid)
                 fixed &= valid[rows].gather(1, query)
             if step + 1 < num_steps:
@@ -257,7 +262,6 @@ class Nano4MGenerationMixin:
         modality, target_id = self.config.modalities[target], self.config.modality_id(target)
         size, num_tokens = ids.shape
         parts = [self._part(name, values, valid_masks) for name, values in inputs.items() if name != target]
-        conditions = self._side_by_side(parts, size)
         place = torch.arange(num_tokens, device=self.device).expand(size, -1)
         order = random_numbers(seeds, 0, num_tokens, self.device)[0]
         if modality.get("order", "any") == "left_to_right":
@@ -268,12 +272,13 @@ class Nano4MGenerationMixin:
             steps = steps - 1
             asked = mask & (place > 0)
         batch = self._side_by_side([*parts, (target_id, ids, mask)], size)
+        input_steps = torch.nn.functional.pad(steps, (batch["input_ids"].shape[1] - num_tokens, 0))
         states, states_mask = self.encode(
             batch["input_ids"],
             batch["input_modality_ids"],
             batch["input_position_ids"],
             batch["input_valid_mask"],
-            input_steps := torch.cat([torch.zeros_like(conditions["input_ids"]), steps], dim=1),
+            input_steps,
         )
         modality_ids = torch.full_like(ids, target_id)
         target_steps = steps.clamp_min(1)

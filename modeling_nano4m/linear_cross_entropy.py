@@ -65,7 +65,7 @@ def _linear_cross_entropy(
     hidden_gradient.zero_()
     begun = 0  # rows of the weights' gradient before this one have a value
     largest = max(vocab_sizes)
-    buffer = hidden_states.new_empty(max(LOGITS_AT_ONCE, largest))
+    buffer = hidden_states.new_empty(min(max(LOGITS_AT_ONCE, largest), len(hidden_states) * largest))
     for modality, (first_row, vocab_size) in enumerate(zip(first_rows, vocab_sizes, strict=True)):
         rows = slice(first_row, first_row + vocab_size)
         mine = (modality_ids == modality).nonzero()[:, 0]

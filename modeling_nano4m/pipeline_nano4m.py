@@ -144,8 +144,7 @@ class Nano4MPipeline(DiffusionPipeline):
             total = num_samples
             given, away = ({name: media * total for name, media in part.items()} for part in (given, away))
         seeds = expand_seed(seed, total)
-        defaults = getattr(self.model.generation_config, "modality_defaults", None) or {}
-        own_schedulers = {name for name, settings in defaults.items() if "scheduler" in settings}
+        own_schedulers = {name for name, own in self.model.modality_defaults.items() if "scheduler" in own}
 
         token_ids, decoded = {name: [] for name in targets}, {name: [] for name in targets}
         title = f"generate {', '.join(targets)}"
