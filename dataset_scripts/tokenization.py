@@ -76,7 +76,7 @@ def tokenize_clips(
 
     Args:
         clips: a prepared data set, as `datasets.load_from_disk` returns it.
-        tokenizers: `name -> tokenizer`, modalities as in `tokenizers_4m.TOKENIZERS`.
+        tokenizers: `name -> tokenizer`, the name being the modality.
         output_dir: where to save; reused if it already holds the same ids.
         batch_size: clips per forward pass.
         num_proc: processes; each shard is divided among them.

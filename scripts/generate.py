@@ -19,7 +19,7 @@ from PIL import Image
 
 from dataset_scripts.media import AudioReader, MediaError, VideoReader, probe, slice_midpoints
 from modeling_nano4m import Nano4MPipeline
-from tokenizers_4m import TOKENIZERS
+from tokenizers_4m import MODALITIES
 
 KINDS = {".png": "image", ".jpg": "image", ".jpeg": "image", ".wav": "audio", ".flac": "audio", ".txt": "text"}
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
@@ -28,7 +28,7 @@ VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 @dataclass
 class GenerateArguments:
     model: str = field(metadata={"help": "pipeline folder, the MODEL of run_training.py"})
-    target: str = field(metadata={"choices": list(TOKENIZERS)})
+    target: str = field(metadata={"choices": list(MODALITIES)})
     output_dir: str = field(metadata={"help": "where the results go"})
     input: list[str] = field(default_factory=list, metadata={"help": "files to condition on"})
     input_dir: str | None = field(default=None, metadata={"help": "folder of files to condition on"})

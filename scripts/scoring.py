@@ -15,10 +15,9 @@ import torch
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS, present_modalities
 from modeling_nano4m import Nano4MPipeline
-from tokenizers_4m import TOKENIZERS
+from tokenizers_4m import MODALITIES
 from trainers.metrics import AttributeAccuracy
 
-MODALITIES = tuple(TOKENIZERS)
 DIRECTIONS = [(source, target) for source in MODALITIES for target in MODALITIES if source != target]
 
 

@@ -32,16 +32,16 @@ SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 @dataclass
 class TokenizerArguments:
     dataset: str = field(metadata={"help": "prepared clips, the OUT of prepare_dataset.py"})
-    modality: str = field(default="image", metadata={"choices": list(TOKENIZERS)})
+    tokenizer: str = field(default="image", metadata={"choices": list(TOKENIZERS), "help": "which kind to train"})
 
 
 def main(argv: list[str] | None = None):
     argv = sys.argv[1:] if argv is None else argv
     try:
-        modality = field_value("modality", argv)
+        kind = field_value("tokenizer", argv)
     except ValueError:
-        modality = None  # reported by parse_args
-    config_class = TOKENIZERS.get(modality, TOKENIZERS["image"]).config_class
+        kind = None  # reported by parse_args
+    config_class = TOKENIZERS.get(kind, TOKENIZERS["image"]).config_class
     args, config_fields, training = parse_args(
         TokenizerArguments,
         fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None):
         clips = load_from_disk(args.dataset)
         repo_id = create_repository(training)
         set_seed(training.seed)
-        if args.modality == "text":
+        if args.tokenizer == "text":
             config = config_class(**vars(config_fields))
             tokenizer = TOKENIZERS["text"].train_from_iterator(clips["train"]["text"], config)
             settings, log_history = changed_settings(config_fields), []
@@ -78,16 +78,16 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
     sizes = sizes_of(clips["train"])
     names = [name for name in FROM_DATA if name in sizes and name in config_class.__annotations__]
     config = config_class(**vars(config_fields), **{name: sizes[name] for name in names})
-    tokenizer = TOKENIZERS[args.modality](config)
-    column = MEDIA_COLUMNS[args.modality]
-    if args.modality == "audio":
+    tokenizer = TOKENIZERS[args.tokenizer](config)
+    column = MEDIA_COLUMNS[tokenizer.modality]
+    if tokenizer.modality == "audio":
         clips = clips.filter(lambda valid: valid > 0, input_columns="audio_valid", desc="clips with sound")
         if not len(clips["train"]):
             raise ValueError(f"{args.dataset}: no clip has sound, an audio tokenizer cannot be trained")
-    if args.modality == "image":
+    if tokenizer.modality == "image":
         clips["train"] = mix_frames(clips["train"], training.seed)
     clips = clips.with_format("numpy", columns=[column])
-    if args.modality == "audio":
+    if args.tokenizer == "audio":
         some = clips["train"].shuffle(seed=training.seed).select(range(min(256, len(clips["train"]))))
         tokenizer.fit_normalisation(tokenizer.preprocess(list(some[column])))
 

@@ -92,7 +92,7 @@ def test_two_processes_learn_what_one_does(single, tmp_path, kind):
 def test_two_processes_train_and_save_one_tokenizer(tmp_path):
     clips = DatasetDict({"train": make_clips(10), "validation": make_clips(4)})
     clips.save_to_disk(tmp_path / "clips")
-    words = "--modality image --codebook_size 32 --block_out_channels 8 16 16 --max_steps 2 --report_to none"
+    words = "--tokenizer image --codebook_size 32 --block_out_channels 8 16 16 --max_steps 2 --report_to none"
     words += " --per_device_train_batch_size 2 --per_device_eval_batch_size 1 --use_cpu true --disable_tqdm true"
     output = tmp_path / "image"
     program = ROOT / "scripts" / "train_tokenizer.py"

@@ -66,7 +66,7 @@ def folder(tmp_path_factory, hub):
     done = run_script("run_training.py", words, folder, **{**hub.environment(), "HF_TOKEN": "hf_other"})
     assert done.returncode == 0, done.stderr
     assert f"uploaded: {hub.url}/someone/tiny/commit/" in done.stdout
-    words = "--dataset clips --modality text --max_tokens 16 --output_dir text-tokenizer --push_to_hub"
+    words = "--dataset clips --tokenizer text --max_tokens 16 --output_dir text-tokenizer --push_to_hub"
     done = run_script("train_tokenizer.py", words, folder, **hub.environment())
     assert done.returncode == 0, done.stderr
     return folder

@@ -19,9 +19,9 @@ from modeling_nano4m import Nano4MPipeline
 TRAINING = "--max_steps 2 --per_device_train_batch_size 4 --report_to none --use_cpu true --disable_tqdm true".split()
 IMAGE = "patch_size: 4\nblock_out_channels: [8, 16]\nlayers_per_block: 1\nmid_block_add_attention: false\n"
 RECIPES = {
-    "image": f"modality: image\ncodebook_size: 32\n{IMAGE}",
-    "audio": "modality: audio\nhidden_size: 16\ncodebook_size: 32\ngriffin_lim_iterations: 2\n",
-    "text": "modality: text\nvocab_size: 300\nmax_tokens: 24\n",
+    "image": f"tokenizer: image\ncodebook_size: 32\n{IMAGE}",
+    "audio": "tokenizer: audio\nhidden_size: 16\ncodebook_size: 32\ngriffin_lim_iterations: 2\n",
+    "text": "tokenizer: text\nvocab_size: 300\nmax_tokens: 24\n",
     "model": "hidden_size: 32\nintermediate_size: 64\nnum_encoder_layers: 1\nnum_decoder_layers: 1\n"
     "num_attention_heads: 4\ntarget_weights: {text: 2.0}\nmuon_learning_rate: 0.001\n",
 }

@@ -9,6 +9,9 @@ from .contract import TokenizerConfig4M, TokenizerContract
 from .image import ImageTokenizer, ImageTokenizerConfig
 from .text import TextTokenizer, TextTokenizerConfig
 
+# What `load_tokenizers` looks for, one folder each.
+MODALITIES = ("image", "audio", "text")
+# What `train_tokenizer.py` can train; a modality may have several kinds.
 TOKENIZERS = {"image": ImageTokenizer, "audio": AudioTokenizer, "text": TextTokenizer}
 
 for _tokenizer in TOKENIZERS.values():
@@ -22,15 +25,16 @@ def load_tokenizers(folder: str | Path) -> dict[str, TokenizerContract]:
     Raises:
         FileNotFoundError: if one is missing.
     """
-    for name in TOKENIZERS:
+    for name in MODALITIES:
         if not (Path(folder) / name / "config.json").exists():
             raise FileNotFoundError(
                 f"{Path(folder) / name}: no {name} tokenizer there; make it with train_tokenizer.py"
             )
-    return {name: tokenizer.from_pretrained(Path(folder) / name).eval() for name, tokenizer in TOKENIZERS.items()}
+    return {name: AutoModel.from_pretrained(Path(folder) / name).eval() for name in MODALITIES}
 
 
 __all__ = [
+    "MODALITIES",
     "TOKENIZERS",
     "AudioTokenizer",
     "AudioTokenizerConfig",
