@@ -1,9 +1,9 @@
 """Clips to token ids with `Dataset.map`, and the token folder that training reads.
 
 A token folder is a `DatasetDict` on disk, or Parquet files named after their split, plus `tokens.json`, which says
-which tokenizers made the ids. Each row has `clip_id`, `video`, `start`, `end` and one list of ids per modality,
-`image_ids`, `audio_ids` and `text_ids`, without padding; the list is empty where a clip lacks the modality (no audio
-track, no text).
+which tokenizers made the ids. Each row has `clip_id`, `video`, `start`, `end`, the `label` if the clips have one, and
+one list of ids per modality, `image_ids`, `audio_ids` and `text_ids`, without padding; the list is empty where a clip
+lacks the modality (no audio track, no text).
 """
 
 import json
@@ -23,7 +23,7 @@ CODE_VERSION = "1"
 TOKENS_FILE = "tokens.json"
 ROWS_PER_SHARD = 1000
 ROWS_PER_FILE = 10_000
-KEPT_COLUMNS = ["clip_id", "video", "start", "end"]
+KEPT_COLUMNS = ["clip_id", "video", "start", "end", "label"]  # those of them that the clips have
 MEDIA_COLUMNS = {"image": "frames", "audio": "audio", "text": "text"}
 
 
@@ -193,8 +193,9 @@ def _map_split(
 ) -> datasets.Dataset:
     rows = rows.with_format("numpy")
     num_shards = max(1, -(-len(rows) // ROWS_PER_SHARD))
+    kept = [name for name in KEPT_COLUMNS if name in rows.column_names]
     identity = [rows._fingerprint, CODE_VERSION, num_shards, batch_size, *made_by]
-    features = {name: rows.features[name] for name in KEPT_COLUMNS}
+    features = {name: rows.features[name] for name in kept}
     features |= {f"{name}_ids": datasets.List(datasets.Value("int32")) for name in tokenizers}
     shards = []
     for index in range(num_shards):
@@ -205,7 +206,7 @@ def _map_split(
                 batched=True,
                 batch_size=batch_size,
                 num_proc=num_proc,
-                remove_columns=[name for name in rows.column_names if name not in KEPT_COLUMNS],
+                remove_columns=[name for name in rows.column_names if name not in kept],
                 features=datasets.Features(features),
                 new_fingerprint=Hasher.hash([*identity, index]),
                 desc=f"tokenize {split} {index + 1}/{num_shards}",

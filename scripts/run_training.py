@@ -42,6 +42,10 @@ class ModelArguments:
         default=False, metadata={"help": "read Parquet files while training; --dataset is a folder or a pattern"}
     )
     shuffle_buffer: int = field(default=10_000, metadata={"help": "rows of each stream held to be shuffled"})
+    pair_by: str | None = field(
+        default=None,
+        metadata={"help": "column of classes, as label: modalities are paired anew within a class in every epoch"},
+    )
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2, ..."})
     modality_defaults: json.loads = field(
         default=None, metadata={"help": 'how to generate each modality, JSON: {"image": {"top_p": 0.9, ...}, ...}'}
@@ -104,6 +108,8 @@ def load_data(args: ModelArguments, training: Nano4MTrainingArguments, tokenizer
         raise ValueError("max_steps: a stream has no end; say when to stop with --max_steps or --max_tokens")
     if args.streaming and training.ignore_data_skip and training.dataloader_num_workers:
         raise ValueError("dataloader_num_workers: must be 0 to stream with ignore_data_skip")
+    if args.streaming and args.pair_by is not None:
+        raise ValueError("pair_by: a stream cannot be paired; leave out --streaming or --pair_by")
     sources, described = [], {}
     for path in args.dataset:
         tokens, modalities = load_tokens(path, args.streaming)
@@ -121,7 +127,7 @@ def load_data(args: ModelArguments, training: Nano4MTrainingArguments, tokenizer
         weights = args.dataset_weights or [count_rows(token_files(path)["train"]) for path in args.dataset]
         rows = StreamedRows(train, weights, training.seed, args.shuffle_buffer)
     else:
-        rows = DrawnRows(train, args.dataset_weights, training.seed)
+        rows = DrawnRows(train, args.dataset_weights, training.seed, args.pair_by)
     return {"train": rows, "validation": NumberedRows(validation) if validation else None}, described, sources
 
 

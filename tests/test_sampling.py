@@ -94,3 +94,44 @@ def test_masks_follow_from_draws_whatever_the_number_of_workers():
 
     for alone, shared in zip(batches(0), batches(2), strict=True):
         assert all((alone[key] == shared[key]).all() for key in alone)
+
+
+def paired_rows(number: int = 60) -> Dataset:
+    """Ids that tell their row and modality; five classes of different sizes."""
+    return Dataset.from_dict(
+        {
+            "audio_ids": [[1000 + i] for i in range(number)],
+            "image_ids": [[i] for i in range(number)],
+            "text_ids": [[2000 + i] for i in range(number)],
+            "label": [min(i % 7, 4) for i in range(number)],
+        }
+    )
+
+
+def test_pairs_are_of_one_class_and_others_in_every_epoch():
+    data = paired_rows()
+    rows = DrawnRows([data], seed=3, pair_by="label")
+    label = np.array(data["label"][:])
+    epochs = [rows.__getitems__(list(range(e * 60, e * 60 + 60))).to_pydict() for e in range(2)]
+    partners = []
+    for epoch in epochs:
+        audio, image, text = (np.array(epoch[f"{name}_ids"])[:, 0] for name in ("audio", "image", "text"))
+        audio, text = audio - 1000, text - 2000
+        assert sorted(audio) == list(range(60))  # the first modality walks through all rows
+        assert (label[audio] == label[image]).all() and (label[audio] == label[text]).all()
+        assert (audio != image).mean() > 0.5 and (image != text).mean() > 0.5
+        partners.append(dict(zip(audio.tolist(), image.tolist(), strict=True)))
+    assert partners[0] != partners[1]
+
+
+def test_a_pair_follows_from_seed_and_draw_alone():
+    draws = [5, 130, 61, 7]  # of three epochs
+    together = DrawnRows([paired_rows()], seed=3, pair_by="label").__getitems__(draws).to_pylist()
+    rows = DrawnRows([paired_rows()], seed=3, pair_by="label")
+    assert together == [rows[draw] for draw in draws]
+    assert together != DrawnRows([paired_rows()], seed=4, pair_by="label").__getitems__(draws).to_pylist()
+
+
+def test_pairing_by_a_column_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="pair_by=digit: the tokens have no such column"):
+        DrawnRows([paired_rows()], pair_by="digit")

@@ -7,6 +7,9 @@ with it) the mask of a sample follow from its draw, so a training that is cut of
 Several data sets are mixed by weight: the draws of an epoch are shared out among them in these proportions, in random
 order, and each data set is walked through in random permutations, one after the other. With weights proportional to
 the sizes this is plain shuffling of all rows.
+
+Where modalities belong together only by class, as a picture and a recording of the same digit, they may be paired anew
+in every epoch: the ids of each modality but the first then come from any row of the class.
 """
 
 from collections.abc import Iterator
@@ -26,19 +29,23 @@ class DrawnRows(Dataset):
         sources: data sets with columns `{modality}_ids`; a data set may lack the column of a modality.
         weights: how often each is drawn from, in any unit; in proportion to the sizes if None.
         seed: of all permutations.
+        pair_by: column with the class of a row. Each draw takes its first modality from the row and each other one
+            from a row drawn at random among those of the same class in the same data set, another in every epoch.
 
     An epoch has as many draws as the data sets have rows. The length is that of an epoch.
 
     Raises:
-        ValueError: a data set is empty, `weights` are not one positive number per data set, or a weight is so small
-            that its data set would not be drawn from once in an epoch.
+        ValueError: a data set is empty or lacks the column `pair_by`, `weights` are not one positive number per data
+            set, or a weight is so small that its data set would not be drawn from once in an epoch.
     """
 
-    def __init__(self, sources: list, weights: list[float] | None = None, seed: int = 0):
+    def __init__(self, sources: list, weights: list[float] | None = None, seed: int = 0, pair_by: str | None = None):
+        self.classes = None if pair_by is None else [_classes(source, pair_by) for source in sources]
         sources, self.columns = select_ids(sources)
         self.sources = [source.with_format("arrow") for source in sources]
         self.weights = weights
         self.seed = seed
+        self.pair_by = pair_by
         self.epoch = 0
         self.sizes = np.array([len(source) for source in self.sources])
         if not self.sizes.all():
@@ -52,6 +59,7 @@ class DrawnRows(Dataset):
                 f"{int(np.argmin(self.counts)) + 1}; give it a larger weight or leave it out"
             )
         self._planned: tuple = (None, None, None)
+        self._partners: dict[tuple, tuple] = {}
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
@@ -63,7 +71,7 @@ class DrawnRows(Dataset):
         draws = np.asarray(draws, dtype=np.int64)
         source_of, place_of = self.places(draws)
         order = np.argsort(source_of, kind="stable")
-        tables = [self.sources[source][place_of[source_of == source]] for source in np.unique(source_of)]
+        tables = [self._rows(source, draws, source_of, place_of) for source in np.unique(source_of)]
         table = pa.concat_tables(tables, promote_options="permissive")
         if len(tables) > 1:
             table = table.take(np.argsort(order, kind="stable"))
@@ -82,6 +90,31 @@ class DrawnRows(Dataset):
             sources, places = self._plan(int(epoch))
             source_of[mine], place_of[mine] = sources[numbers[mine]], places[numbers[mine]]
         return source_of, place_of
+
+    def _rows(self, source: int, draws: np.ndarray, source_of: np.ndarray, place_of: np.ndarray) -> pa.Table:
+        """The rows of one data set among some draws."""
+        rows, mine = self.sources[source], source_of == source
+        table = rows[place_of[mine]]
+        if self.classes is None:
+            return table
+        epoch_of = draws[mine] // len(self)
+        for number, name in enumerate(table.column_names[1:]):
+            partners = place_of[mine]
+            for epoch in np.unique(epoch_of):
+                chosen = epoch_of == epoch
+                partners[chosen] = self._pairs(source, number, int(epoch))[partners[chosen]]
+            table = table.set_column(number + 1, name, rows.select_columns(name)[partners][name])
+        return table
+
+    def _pairs(self, source: int, column: int, epoch: int) -> np.ndarray:
+        """For each row of a data set the row of its class whose ids of another modality it gets in this epoch."""
+        if self._partners.get((source, column), (None,))[0] != epoch:
+            class_of, members, first, number = self.classes[source]
+            # Four numbers, where other seeds have two or three.
+            draw = np.random.default_rng((self.seed, epoch, 1 + source, 1 + column))
+            chance = (draw.random(len(class_of)) * number[class_of]).astype(np.int64)
+            self._partners[source, column] = (epoch, members[first[class_of] + chance])
+        return self._partners[source, column][1]
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         if self._planned[0] != epoch:
@@ -141,6 +174,16 @@ class DrawSampler(Sampler):
     # on how many processes there are and whether batches are skipped.
     def set_epoch(self, epoch: int) -> None:
         self.rows.set_epoch(epoch)
+
+
+def _classes(source, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The class of each row, all rows sorted by class, and where those of each class begin and how many there are."""
+    if column not in source.column_names:
+        raise ValueError(
+            f"pair_by={column}: the tokens have no such column; they have {', '.join(source.column_names)}"
+        )
+    _, class_of, number = np.unique(np.asarray(source[column][:]), return_inverse=True, return_counts=True)
+    return class_of, np.argsort(class_of, kind="stable"), number.cumsum() - number, number
 
 
 def select_ids(sources: list) -> tuple[list, list[str]]:

@@ -78,10 +78,10 @@ def settings_of(training: TrainingArguments, model: nn.Module, data_collator, da
 
 
 def _fingerprints(rows) -> list:
-    """What tells data sets apart: the fingerprints of tables, the number of files of streams; and their weights."""
+    """What tells data sets apart: the fingerprints of tables, the number of files of streams; how they are mixed."""
     sources = getattr(rows, "sources", [rows])
     found = [getattr(source, "_fingerprint", None) or getattr(source, "num_shards", None) for source in sources]
-    return [*found, getattr(rows, "weights", None)]
+    return [*found, getattr(rows, "weights", None), getattr(rows, "pair_by", None)]
 
 
 def _same(one, other) -> bool:
