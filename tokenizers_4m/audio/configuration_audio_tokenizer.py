@@ -14,6 +14,9 @@ class AudioTokenizerConfig(TokenizerConfig4M):
     Args:
         sampling_rate: of the waveform, Hz.
         clip_seconds: length of a clip; `num_samples` is this times the sampling rate.
+        loudness: root mean square to which every sound is brought before it is encoded, of its samples other than
+            zero, so that silence around it does not count; None leaves sounds as loud as they are. With it the ids do
+            not tell, and a model need not learn, how far away a microphone was.
         fft_size, hop_length: of the short-time Fourier transform, samples.
         num_mels: mel bands.
         hidden_size: channels of the convolutions.
@@ -25,7 +28,7 @@ class AudioTokenizerConfig(TokenizerConfig4M):
         codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see
             `tokenizers_4m.quantizer.VectorQuantizer`.
         griffin_lim_iterations: of the phase reconstruction in `decode`.
-        log_floor: smallest mel magnitude before the logarithm.
+        log_floor: added to mel magnitudes before the logarithm; what lies far below it makes no difference.
         log_mel_mean, log_mel_std: the log-mel spectrogram is normalised with `(x - mean) / std`; set from data
             by `train_tokenizer.py`.
     """
@@ -35,6 +38,7 @@ class AudioTokenizerConfig(TokenizerConfig4M):
 
     sampling_rate: int = 16000
     clip_seconds: float = 3.0
+    loudness: float | None = None
     fft_size: int = 1024
     hop_length: int = 320
     num_mels: int = 80

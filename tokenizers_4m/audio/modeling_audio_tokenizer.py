@@ -113,7 +113,8 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
         missing = frames * self.config.hop_length - waveform.shape[1]
         waveform = nn.functional.pad(waveform.float(), (0, missing))
         mel = self._transform("mel", waveform.device)(waveform)[..., :frames]
-        return (mel.clamp_min(self.config.log_floor).log() - self.config.log_mel_mean) / self.config.log_mel_std
+        # Added rather than a lower limit, so that it can be taken away again and silence stays silent.
+        return ((mel + self.config.log_floor).log() - self.config.log_mel_mean) / self.config.log_mel_std
 
     @torch.no_grad()
     def fit_normalisation(self, waveform: torch.FloatTensor) -> None:
@@ -126,6 +127,7 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
     def vocode(self, log_mel: torch.FloatTensor) -> torch.FloatTensor:
         """Waveform `(batch, num_samples)` with the given normalised log-mel spectrogram, by Griffin-Lim."""
         mel = (log_mel.float() * self.config.log_mel_std + self.config.log_mel_mean).exp()
+        mel = (mel - self.config.log_floor).relu()
         # The spectrum of least norm with these mel bands, which `InverseMelScale` would solve for anew every time.
         magnitude = (self._transform("inverse_mel", mel.device) @ mel).relu()
         # Griffin-Lim with centred windows returns hop * (frames - 1) samples: give it one frame more.
@@ -177,6 +179,8 @@ class AudioTokenizer(QuantizedAutoencoder, PreTrainedModel):
         if sampling_rate != self.config.sampling_rate:
             waveform = torchaudio.functional.resample(waveform, int(sampling_rate), self.config.sampling_rate)
         waveform = waveform[: self.config.num_samples]
+        if self.config.loudness is not None and (sound := waveform[waveform != 0]).numel():
+            waveform = waveform * (self.config.loudness / sound.square().mean().sqrt())
         return nn.functional.pad(waveform, (0, self.config.num_samples - len(waveform)))
 
     def _transform(self, name: str, device: torch.device) -> nn.Module | torch.Tensor:
