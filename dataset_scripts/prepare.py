@@ -28,7 +28,8 @@ def prepare_clips(builder: VideoClips, output_dir: str | Path, num_proc: int | N
     settings or files is replaced.  Splits without a row are left out.
 
     Args:
-        builder: of `VideoClips` or a subclass.
+        builder: of `VideoClips`, a subclass, or another builder with its methods `fingerprint`, `scanned_folder` and
+            `skipped_files`.
         output_dir: folder to write.
         num_proc: processes that decode; the rows do not depend on it.
 
@@ -51,7 +52,8 @@ def prepare_clips(builder: VideoClips, output_dir: str | Path, num_proc: int | N
         if former is not None and former["fingerprint"] == fingerprint:
             logger.info("Reusing the clips in %s", output_dir)
             return load_from_disk(str(output_dir))
-        _check_apart(builder.scanned_folder(), output_dir)
+        if (folder := builder.scanned_folder()) is not None:
+            _check_apart(folder, output_dir)
 
         cached = Path(builder.cache_dir).exists()
         builder.download_and_prepare(num_proc=num_proc)
@@ -109,9 +111,9 @@ def _load_splits(builder: VideoClips) -> DatasetDict:
     splits = {str(name): info.num_examples for name, info in builder.info.splits.items()}
     clips = DatasetDict({name: builder.as_dataset(name) for name, count in splits.items() if count})
     # The share that was drawn for training may have been unusable files only.
-    folders = any((builder.scanned_folder() / name).is_dir() for name in splits)
-    if "train" not in clips and "validation" in clips and not folders:
-        clips["train"] = clips.pop("validation")
+    if "train" not in clips and "validation" in clips:
+        if not any((builder.scanned_folder() / name).is_dir() for name in splits):
+            clips["train"] = clips.pop("validation")
     return clips
 
 

@@ -7,16 +7,25 @@ from dataclasses import dataclass, field, fields
 
 from arguments import parse_args
 
-from dataset_scripts import ShapesWorld, ShapesWorldConfig, VideoClips, VideoClipsConfig
+from dataset_scripts import AVDigits, AVDigitsConfig, ShapesWorld, ShapesWorldConfig, VideoClips, VideoClipsConfig
 from dataset_scripts.prepare import prepare_clips
 
-BUILDERS = {"video_clips": (VideoClips, VideoClipsConfig), "shapes_world": (ShapesWorld, ShapesWorldConfig)}
+BUILDERS = {
+    "video_clips": (VideoClips, VideoClipsConfig),
+    "shapes_world": (ShapesWorld, ShapesWorldConfig),
+    "av_digits": (AVDigits, AVDigitsConfig),
+}
 
 
 @dataclass
 class PrepareArguments:
-    data_dir: str = field(metadata={"help": "folder of videos; where to write them for shapes_world"})
     output_dir: str = field(metadata={"help": "where the clips go; load with datasets.load_from_disk"})
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder of videos; where to write them for shapes_world; for av_digits the Hub if not given"
+        },
+    )
     builder: str = field(default="video_clips", metadata={"choices": list(BUILDERS)})
     num_frames: int | None = field(default=None, metadata={"help": "frames per clip"})
     image_size: int | None = field(default=None, metadata={"help": "height and width of a frame, pixels"})
@@ -26,8 +35,11 @@ class PrepareArguments:
     asr_model: str | None = field(default=None, metadata={"help": "speech recognition model for clips without text"})
     language: str | None = field(default=None, metadata={"help": "of subtitles and speech"})
     strict: bool = field(default=False, metadata={"help": "an unusable file is an error"})
-    num_train: int | None = field(default=None, metadata={"help": "shapes_world: clips to make"})
+    num_train: int | None = field(default=None, metadata={"help": "shapes_world, av_digits: clips to make"})
     num_validation: int | None = field(default=None, metadata={"help": "shapes_world: clips to make"})
+    unseen_speaker: str | None = field(
+        default=None, metadata={"help": "av_digits: only in validation, not in training"}
+    )
     num_proc: int | None = field(default=None, metadata={"help": "processes"})
 
 
@@ -36,7 +48,7 @@ def main(argv: list[str] | None = None):
     builder_class, config_class = BUILDERS[args.builder]
     known = {f.name for f in fields(config_class)}
     own = ("builder", "output_dir", "num_proc")
-    given = {name: value for name, value in vars(args).items() if value is not None and name not in own}
+    given = {name: value for name, value in vars(args).items() if value not in (None, False) and name not in own}
     for name in set(given) - known:
         raise SystemExit(f"error: --{name} is no option of --builder {args.builder}")
     try:
