@@ -7,7 +7,6 @@ goes on from its last checkpoint. Results: outputs/demo/{data,tokenizers,tokens,
 """
 
 import json
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import train_tokenizer
 from arguments import parse_args
 from report import write_report
 from scoring import score_directions, usable
+from stages import attention, precision, stage, title
 
 from dataset_scripts.shapes_judges import judge
 from dataset_scripts.shapes_world import attributes_from_name
@@ -76,10 +76,7 @@ def main(argv: list[str] | None = None) -> None:
 
     title("4/6 nano4M")
     words = [str(CONFIGS / "nano4m" / f"{recipe}.yaml"), "--dataset", str(out / "tokens")]
-    words += [*tokenizers, "--output_dir", str(out / "model"), *extra["model"], *precision()]
-    if "--use_cpu" in words:
-        # The backward pass of sdpa in bfloat16 is slow on CPUs: a step takes 0.97 s with it, 0.61 s without.
-        words += ["--attn_implementation", "eager"]
+    words += [*tokenizers, "--output_dir", str(out / "model"), *extra["model"], *precision(), *attention()]
     identity = [words, Path(words[0]).read_text(), {split: rows._fingerprint for split, rows in tokens.items()}]
     stage(out / "model", identity, run_training.main, words)
 
@@ -107,34 +104,6 @@ def main(argv: list[str] | None = None) -> None:
     write_report(out, pipe, held_out, generated, summary, minutes)
     finished.write_text(json.dumps(identity))
     print(f"{out / 'report.html'}  ({minutes:.1f} minutes)")
-
-
-def stage(folder: Path, identity: list, run, words: list[str]) -> None:
-    """Run a stage unless `folder` was finished with the same identity; start over if it was another one."""
-    stamp = folder / "stage.json"
-    state = json.loads(stamp.read_text()) if stamp.exists() else {}
-    identity = json.loads(json.dumps(identity))
-    if state.get("identity") != identity:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        state = {"identity": identity, "finished": False}
-        stamp.write_text(json.dumps(state))
-    if state["finished"]:
-        print(f"{folder}: already there")
-        return
-    run(words)
-    stamp.write_text(json.dumps({**state, "finished": True}))
-
-
-def precision() -> list[str]:
-    """bfloat16 where the machine computes in it, which halves the time of training."""
-    if torch.cuda.is_available():
-        return ["--bf16", "true"]
-    return ["--use_cpu", "true", "--bf16", "true"] if torch.cpu._is_avx512_bf16_supported() else []
-
-
-def title(text: str) -> None:
-    print(f"\n== {text}", flush=True)
 
 
 def print_scores(scores: dict) -> None:
