@@ -11,7 +11,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modeling_nano4m*", "tokenizers_4m*", "dataset_scripts*", "trainers*"]),
-    package_data={"trainers": ["model_card.md.j2"]},
+    package_data={"trainers": ["model_card.md.j2"], "trainers.evaluation": ["page.html.j2"]},
     install_requires=[
         # torchaudio stopped at 2.11 and loads only beside the torch it was built with.
         "torch>=2.11,<2.12",
@@ -33,7 +33,10 @@ setup(
         "matplotlib>=3.8",
         "tensorboard>=2.16",
         "jinja2>=3.1",
+        "jiwer>=4",
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["parameterized>=0.9", "pytest>=8", "ruff>=0.9"]},
+    extras_require={
+        "test": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5", "parameterized>=0.9", "pytest>=8", "ruff>=0.9"]
+    },
 )

@@ -18,12 +18,11 @@ import torch
 import train_tokenizer
 from arguments import parse_args
 from report import write_report
-from scoring import score_directions, usable
 from stages import attention, precision, stage, title
 
-from dataset_scripts.shapes_judges import judge
-from dataset_scripts.shapes_world import attributes_from_name
 from modeling_nano4m import Nano4MPipeline
+from tokenizers_4m import MODALITIES
+from trainers.evaluation import ShapesWorldJudge, choose_rows, directions, evaluate_direction, load_clips, table
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -84,33 +83,31 @@ def main(argv: list[str] | None = None) -> None:
     finished = out / "stage.json"
     identity = json.loads(json.dumps(identity))
     if finished.exists() and json.loads(finished.read_text()) == identity and (out / "report.html").exists():
-        print_scores(json.loads((out / "scores.json").read_text())["directions"])
+        print(table(json.loads((out / "scores.json").read_text())["directions"]))
         print(f"{out / 'report.html'}: already there")
         return
     pipe = Nano4MPipeline.from_pretrained(out / "model").to("cuda" if torch.cuda.is_available() else "cpu")
     split = "validation" if "validation" in clips else "train"
-    held_out = usable(clips[split])
-    if not len(held_out):
+    judge = ShapesWorldJudge() if own_world else None
+    held_out = load_clips(pipe, choose_rows(clips[split], 200), judge)
+    if not len(held_out.having(MODALITIES)):
         raise SystemExit(f"error: no clip of the {split} split has frames, sound and text, which scoring compares")
-    held_out = held_out.select(range(min(len(held_out), 200)))
-    truths = [attributes_from_name(name) for name in held_out["video"]] if own_world else None
-    scores, generated = score_directions(pipe, held_out, judge if own_world else None, truths)
+    # Retrieval and directions with other numbers of conditions take longer: scripts/evaluate_model.py has them.
+    evaluated = {
+        direction: evaluate_direction(pipe, held_out, direction, num_candidates=0) for direction in directions((1,))
+    }
     minutes = (time.perf_counter() - started) / 60
+    scores = {direction.name: result for direction, (result, _, _) in evaluated.items()}
     summary = {"split": split, "clips": len(held_out), "directions": scores}
     (out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    print_scores(scores)
+    print(table(scores))
 
     title("6/6 report")
-    write_report(out, pipe, held_out, generated, summary, minutes)
+    write_report(out, pipe, held_out, evaluated, summary, minutes)
     finished.write_text(json.dumps(identity))
     print(f"{out / 'report.html'}  ({minutes:.1f} minutes)")
 
 
-def print_scores(scores: dict) -> None:
-    columns = list(next(iter(scores.values())))
-    print(" " * 16 + "".join(f"{column:>20}" for column in columns))
-    for name, row in scores.items():
-        print(f"{name:16}" + "".join(f"{row[column]:20.3f}" for column in columns))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from trainers import (
     upload,
     write_model_card,
 )
+from trainers.training_data import write_training_data
 
 
 @dataclass
@@ -90,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         **{f"{name}_tokenizer": tokenizer for name, tokenizer in tokenizers.items()},
     )
     pipeline.save_pretrained(training.output_dir)
+    write_training_data(training.output_dir, args.dataset)
     print(f"{training.output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
     settings = changed_settings(training, masking, config_fields)
     if args.dataset_weights is not None:

@@ -11,6 +11,7 @@ import tokenize_dataset
 import train_tokenizer
 from datasets import Dataset, Features, List, Value, config, load_from_disk
 from datasets import Image as ImageFeature
+from evaluate_model import main as evaluate_model
 from generate import main as generate
 from PIL import Image
 
@@ -116,6 +117,30 @@ def test_generate_takes_files_and_folders(folder, tmp_path):
     assert Image.open(tmp_path / "words" / "text.png").size == (4 * 48, 48)
 
 
+def test_an_evaluation_reports_and_resumes(folder, tmp_path, capsys):
+    words = f"--model {folder}/model --dataset {folder}/data --output_dir {tmp_path} --judge shapes_world".split()
+    words += ["--num_samples", "3", "--num_candidates", "3", "--directions", "text_to_image", "nothing_to_text"]
+    words += "--sweep --sweep_samples 2 --sweep_guidance 1 --sweep_temperatures 1 --sweep_steps 2".split()
+    first = evaluate_model(words)
+    assert set(first["directions"]) == {"text_to_image", "nothing_to_text"}
+    fields = {"accuracy", "shuffled", "chance", "judge_on_real", "nats", "information"}
+    assert fields <= set(first["directions"]["text_to_image"])
+    assert "not trained on these clips" in first["about"]["known"]
+    assert set(first["sweep"]) == {"image", "audio", "text"}
+    assert "training split" in first["sweep"]["text"]["clips"]
+    page = (tmp_path / "results.html").read_text()
+    assert "text to image" in page and 'src="http' not in page and "data:image/png" in page
+
+    saved = json.loads((tmp_path / "results.json").read_text())
+    saved["directions"]["text_to_image"]["nats"] = 42.0  # what is there already is not measured again
+    del saved["directions"]["nothing_to_text"]
+    (tmp_path / "results.json").write_text(json.dumps(saved))
+    again = evaluate_model(words)
+    assert again["directions"]["text_to_image"]["nats"] == 42.0
+    assert again["directions"]["nothing_to_text"]["nats"] == first["directions"]["nothing_to_text"]["nats"]
+    assert "text_to_image" in capsys.readouterr().out
+
+
 def test_the_same_seed_gives_the_same_file(folder, tmp_path):
     for name in ("a", "b", "c"):
         seed = "7" if name != "c" else "8"
@@ -155,6 +180,12 @@ def test_the_same_seed_gives_the_same_file(folder, tmp_path):
             "max_inputs",
         ),
         (run_training.main, "--dataset {folder}/tokens --max_tokens 100 --warmup_steps 5", "warmup_steps"),
+        (evaluate_model, "--model {folder}/model --dataset {folder}/data --split train", "allow_training_split"),
+        (evaluate_model, "--model {folder}/model --dataset {folder}/data --split test", "only train, validation"),
+        (evaluate_model, "--model {folder}/model --dataset {folder}/data --directions text_to_text", "text_to_text"),
+        (evaluate_model, "--model {folder}/model --dataset {folder}/data --judge nobody", "nobody"),
+        (evaluate_model, "--model {folder}/model --dataset {folder}/data --num_samples 0", "num_samples"),
+        (evaluate_model, "--model {folder}/model --dataset {folder}/nowhere", "nowhere"),
         (generate, "--model {folder}/model --input nothing.png --target text", "nothing.png"),
         (generate, "--model {folder}/model --input_text x --target smell", "smell"),
         (generate, "--model {folder}/nowhere --input_text x --target text", "nowhere"),

@@ -1,0 +1,108 @@
+"""Judges: what a clip means, and what can be read from a generated medium.
+
+A judge is any object with two methods:
+
+    truths(rows) -> list[dict[str, str]]
+        the attributes of prepared rows, e.g. [{"digit": "three"}, ...]
+    read(modality, media, sampling_rate) -> list[dict[str, str | None]]
+        the same attributes as read from images (lists of PIL frames), waveforms (float32 arrays at sampling_rate Hz,
+        which is None for others) or strings; None for what cannot be told
+"""
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from dataset_scripts import shapes_judges
+from dataset_scripts.shapes_world import attributes_from_name
+
+
+class ShapesWorldJudge:
+    """Shape, colour and motion of ShapesWorld clips, read by the analytic judges that know how they are rendered."""
+
+    def truths(self, rows) -> list[dict[str, str]]:
+        return [attributes_from_name(name) for name in rows["video"]]
+
+    def read(self, modality: str, media: list, sampling_rate: int | None = None) -> list[dict[str, str | None]]:
+        return [shapes_judges.judge(modality, medium, sampling_rate) for medium in media]
+
+
+def load_judge(name: str):
+    """The judge called `shapes_world`, an `AVDigitsJudge` saved in a folder, or a user's own, `FILE.py:Name`.
+
+    Raises:
+        ValueError: if there is no such judge, or it lacks `truths` or `read`.
+    """
+    if name == "shapes_world":
+        return ShapesWorldJudge()
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _own_judge(Path(path), attribute)
+    if Path(name).is_dir():
+        try:
+            from dataset_scripts.av_digits_judges import AVDigitsJudge
+
+            return AVDigitsJudge.from_pretrained(name)
+        except (ImportError, OSError, ValueError) as error:
+            raise ValueError(f"judge {name}: this folder holds no AVDigitsJudge ({error})") from error
+    raise ValueError(f"judge {name!r}: give shapes_world, the folder of a saved AVDigitsJudge, or FILE.py:Name")
+
+
+def truths_of(judge, rows) -> list[dict[str, str]]:
+    """What the judge knows of each row; ValueError if that is not a dictionary with the same keys for each."""
+    truths = judge.truths(rows)
+    if len(truths) != len(rows):
+        raise ValueError(f"judge {type(judge).__name__}: truths() gave {len(truths)} for {len(rows)} rows")
+    if any(not truth or set(truth) != set(truths[0]) for truth in truths):
+        raise ValueError(f"judge {type(judge).__name__}: truths() must name the same attributes of every row")
+    return truths
+
+
+def right_attributes(
+    judge, modality: str, media: list, sampling_rate: int | None, truths: list[dict[str, str]]
+) -> np.ndarray:
+    """Which attributes the judge reads as they truly are, bool `(clips, attributes)`.
+
+    What it cannot tell, a None or a missing entry, is not right.
+    """
+    pairs = zip(read(judge, modality, media, sampling_rate), truths, strict=True)
+    return np.array([[got.get(name) == value for name, value in truth.items()] for got, truth in pairs], dtype=bool)
+
+
+def read(judge, modality: str, media: list, sampling_rate: int | None) -> list[dict[str, str | None]]:
+    """`judge.read`, with {} where it gave None; ValueError if it does not answer for each medium."""
+    found = judge.read(modality, media, sampling_rate if modality == "audio" else None)
+    if found is None or len(found) != len(media):
+        given = "None" if found is None else f"{len(found)} answers"
+        raise ValueError(f"judge {type(judge).__name__}: read({modality!r}) gave {given} for {len(media)} media")
+    return [got or {} for got in found]
+
+
+def chance(truths: list[dict[str, str]]) -> float:
+    """The share of attributes right if one guessed each value as often as it occurs: 1/n of n equally frequent."""
+    shares = [
+        sum((count / len(truths)) ** 2 for count in Counter(truth[name] for truth in truths).values())
+        for name in truths[0]
+    ]
+    return float(np.mean(shares))
+
+
+def classes_of(truths: list[dict[str, str]]) -> np.ndarray:
+    """Number of the class of each clip, int `(clips,)`; clips of one class have all attributes in common."""
+    numbers: dict[tuple, int] = {}
+    return np.array([numbers.setdefault(tuple(sorted(truth.items())), len(numbers)) for truth in truths], dtype=int)
+
+
+def _own_judge(path: Path, attribute: str):
+    if not path.is_file():
+        raise ValueError(f"judge {path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    judge = getattr(module, attribute, None)
+    judge = judge() if isinstance(judge, type) else judge
+    if not callable(getattr(judge, "truths", None)) or not callable(getattr(judge, "read", None)):
+        raise ValueError(f"judge {path}:{attribute}: must be a class or an object with the methods truths and read")
+    return judge

@@ -1,0 +1,126 @@
+"""Which guidance, temperature and number of steps suit each target modality: quality against time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from modeling_nano4m import Nano4MPipeline
+from trainers.evaluation.clips import EvaluationClips
+from trainers.evaluation.directions import directions, generation_quality, quality
+
+# Settings as good as the best but for so much are told apart by diversity, and numbers of steps by time.
+TOLERANCE = 0.01
+
+
+def sweep_target(
+    pipe: Nano4MPipeline,
+    clips: EvaluationClips,
+    target: str,
+    guidance_scales: Sequence[float] = (1.0, 1.5, 2.0, 3.0),
+    temperatures: Sequence[float] = (0.5, 0.7, 0.85, 1.0),
+    steps: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    batch_size: int = 64,
+    seed: int = 0,
+) -> dict:
+    """Try settings for one target modality from each single condition.
+
+    First every guidance scale with every temperature, in the model's own number of steps; then every number of steps
+    with the best of these. All directions count alike, for a model keeps one setting for each target.
+
+    Args:
+        clips: to choose by, not those that are reported on.
+        steps: numbers of steps; more than the target has tokens are left out.
+
+    Returns:
+        `points`, for each setting and direction its quality, diversity and time, `best` settings for the target,
+        `best_by_direction`, and the `measure` of quality.
+
+    Raises:
+        ValueError: if no clip has the target and another modality.
+    """
+    chosen = [
+        direction
+        for direction in directions((1,))
+        if direction.target == target and len(clips.having((*direction.conditions, target)))
+    ]
+    if not chosen:
+        raise ValueError(f"no clip to choose settings by has {target} and another modality")
+    num_tokens = pipe.model.config.num_tokens_of(target)
+    steps = [number for number in sorted(set(steps)) if number <= num_tokens]
+    points: list[dict] = []
+
+    def try_settings(stage: str, settings: list[dict]) -> None:
+        for sampling in tqdm(settings, desc=f"sweep {stage} of {target}"):
+            for direction in chosen:
+                numbers = clips.having((*direction.conditions, target))
+                result, _ = generation_quality(pipe, clips, direction, numbers, batch_size, seed, **sampling)
+                point = {"stage": stage, "direction": direction.name, **sampling, "quality": quality(result)}
+                point["diversity"] = result["diversity"]["relative"]
+                points.append({**point, "seconds_per_sample": result["seconds_per_sample"]})
+
+    grid = [
+        {"guidance_scale": float(scale), "temperature": float(temperature)}
+        for scale in guidance_scales
+        for temperature in temperatures
+    ]
+    try_settings("guidance and temperature", grid)
+    best = best_settings(points, grid, by="diversity")
+    stepped = [{**best, "num_inference_steps": int(number)} for number in steps]
+    if stepped:
+        try_settings("steps", stepped)
+        best = best_settings(points, stepped, by="seconds_per_sample")
+    every = [*grid, *stepped]
+    return {
+        "measure": _measure(target, clips),
+        "best": best,
+        "best_by_direction": {
+            direction.name: best_settings(
+                [point for point in points if point["direction"] == direction.name], every, by="diversity"
+            )
+            for direction in chosen
+        },
+        "points": points,
+    }
+
+
+def best_settings(points: list[dict], settings: list[dict], by: str) -> dict:
+    """The settings of the highest mean quality over all directions.
+
+    Args:
+        points: see `sweep_target`.
+        settings: those to choose from.
+        by: what decides among settings nearly as good as the best: "diversity", the most, or "seconds_per_sample",
+            the least.
+    """
+
+    def mean_of(sampling: dict, field: str) -> float:
+        of_these = [p for p in points if {k: p.get(k) for k in sampling} == sampling]
+        if "num_inference_steps" not in sampling:
+            of_these = [p for p in of_these if "num_inference_steps" not in p]
+        return float(np.mean([0.0 if p[field] is None else p[field] for p in of_these]))
+
+    qualities = [mean_of(sampling, "quality") for sampling in settings]
+    good = [s for s, value in zip(settings, qualities, strict=True) if value >= max(qualities) - TOLERANCE]
+    sign = -1 if by == "seconds_per_sample" else 1
+    return max(good, key=lambda sampling: sign * mean_of(sampling, by))
+
+
+def save_best(pipe: Nano4MPipeline, best: dict[str, dict], folder: str) -> None:
+    """Make settings the model's own for each target, in memory and in the pipeline's folder; others stay.
+
+    Args:
+        best: for each target what `sweep_target` called `best`.
+        folder: of the pipeline.
+    """
+    defaults = {name: dict(settings) for name, settings in pipe.model.modality_defaults.items()}
+    for target, settings in best.items():
+        defaults[target] = {**defaults.get(target, {}), **settings}
+    pipe.model.set_modality_defaults(defaults)
+    pipe.model.generation_config.save_pretrained(f"{folder}/model")
+
+
+def _measure(target: str, clips: EvaluationClips) -> str:
+    if clips.judge is not None:
+        return "accuracy"
+    return "1 - word error" if target == "text" else "closer to true"
