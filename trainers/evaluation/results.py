@@ -9,8 +9,8 @@ COLUMNS = {
     "shuffled": "shuffled",
     "chance": "chance",
     "judge_on_real": "judge on real",
-    "word_error": "word error",
-    "character_error": "character error",
+    "word_error": "WER",
+    "character_error": "CER",
     "closer_to_true": "closer to true",
     "nats": "nats",
     "nats_unconditional": "nats uncond.",
@@ -81,8 +81,9 @@ def table(results: dict[str, dict]) -> str:
     rows = {name: main_figures(result) for name, result in results.items()}
     columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
     first = max(map(len, rows), default=0)
-    lines = [" " * first + "".join(f"{COLUMNS[name]:>17}" for name in columns)]
+    widths = {name: 2 + max(6, len(COLUMNS[name])) for name in columns}
+    lines = [" " * first + "".join(f"{COLUMNS[name]:>{width}}" for name, width in widths.items())]
     for name, row in rows.items():
-        cells = [f"{row[column]:17.3f}" if column in row else " " * 17 for column in columns]
+        cells = [f"{row[n]:{width}.3f}" if n in row else " " * width for n, width in widths.items()]
         lines.append(f"{name:{first}}" + "".join(cells) + f"  {results[name].get('skipped', '')}".rstrip())
     return "\n".join(lines)
