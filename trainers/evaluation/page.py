@@ -82,7 +82,7 @@ def accuracy_chart(parts: dict[str, dict]) -> str:
                 if field in part:
                     axis.plot(part[field], place, f"k{mark}", label=field.replace("_", " ") if not place else None)
         axis.set(yticks=range(len(parts)), yticklabels=[name.replace("_", " ") for name in reversed(parts)])
-        axis.set(xlim=(-0.02, 1.02), xlabel="share of attributes right")
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(parts) - 0.4), xlabel="share of attributes right")
 
     return plot(draw, 8, 1.2 + 0.3 * len(parts))
 
@@ -96,7 +96,8 @@ def recall_chart(parts: dict[str, dict]) -> str:
                 points = part["retrieval"]["curve"]
                 axis.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
                 size = part["retrieval"]["candidates"]
-        axis.plot([1, size], [1 / size, 1], "k:", label="chance")
+        ranks = range(1, size + 1)  # of the last direction, whose candidates are as many where nothing is lacking
+        axis.plot(ranks, [rank / size for rank in ranks], "k:", label="chance")
         axis.set(xscale="log", xlabel="rank", ylabel="recall")
 
     return plot(draw, 8, 4)

@@ -59,11 +59,14 @@ class Results:
 
 
 def fingerprint(path: str | Path) -> str:
-    """Hash of a file, or of the weights and configurations directly in a folder or in its components' folders."""
+    """Hash of a file, or of weights, configurations and vocabularies in a folder and in its components' folders.
+
+    How to sample is not in it: that belongs to each part of the results.
+    """
     path, digest = Path(path), hashlib.sha256()
     files = [path] if path.is_file() else []
-    for pattern in ("*.safetensors", "config.json", "tokenizer.json", "*/*.safetensors", "*/config.json"):
-        files += sorted(file for file in path.glob(pattern) if file.parent.name != "training")
+    for name in ("*.safetensors", "config.json", "tokenizer.json"):
+        files += sorted([*path.glob(name), *path.glob(f"*/{name}")])
     for file in files:
         digest.update(f"{file.relative_to(path)}".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
