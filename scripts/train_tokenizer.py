@@ -75,10 +75,15 @@ def main(argv: list[str] | None = None):
 
 
 def train_with_gradients(args, config_class, config_fields, training: TrainingArguments, clips: DatasetDict) -> tuple:
-    sizes = sizes_of(clips["train"])
-    names = [name for name in FROM_DATA if name in sizes and name in config_class.__annotations__]
-    config = config_class(**vars(config_fields), **{name: sizes[name] for name in names})
-    tokenizer = TOKENIZERS[args.tokenizer](config)
+    if args.tokenizer == "text_vq":
+        clips = clips.filter(lambda text: bool(text.strip()), input_columns="text", desc="clips with text")
+        config = config_class(**vars(config_fields))
+        tokenizer = TOKENIZERS["text_vq"].with_vocabulary(clips["train"]["text"], config)
+    else:
+        sizes = sizes_of(clips["train"])
+        names = [name for name in FROM_DATA if name in sizes and name in config_class.__annotations__]
+        config = config_class(**vars(config_fields), **{name: sizes[name] for name in names})
+        tokenizer = TOKENIZERS[args.tokenizer](config)
     column = MEDIA_COLUMNS[tokenizer.modality]
     if tokenizer.modality == "audio":
         clips = clips.filter(lambda valid: valid > 0, input_columns="audio_valid", desc="clips with sound")

@@ -7,12 +7,12 @@ from transformers import AutoConfig, AutoModel
 from .audio import AudioTokenizer, AudioTokenizerConfig
 from .contract import TokenizerConfig4M, TokenizerContract
 from .image import ImageTokenizer, ImageTokenizerConfig
-from .text import TextTokenizer, TextTokenizerConfig
+from .text import TextTokenizer, TextTokenizerConfig, TextVQTokenizer, TextVQTokenizerConfig
 
 # What `load_tokenizers` looks for, one folder each.
 MODALITIES = ("image", "audio", "text")
 # What `train_tokenizer.py` can train; a modality may have several kinds.
-TOKENIZERS = {"image": ImageTokenizer, "audio": AudioTokenizer, "text": TextTokenizer}
+TOKENIZERS = {"image": ImageTokenizer, "audio": AudioTokenizer, "text": TextTokenizer, "text_vq": TextVQTokenizer}
 
 for _tokenizer in TOKENIZERS.values():
     AutoConfig.register(_tokenizer.config_class.model_type, _tokenizer.config_class, exist_ok=True)
@@ -43,6 +43,8 @@ __all__ = [
     "TokenizerContract",
     "TextTokenizer",
     "TextTokenizerConfig",
+    "TextVQTokenizer",
+    "TextVQTokenizerConfig",
     "TokenizerConfig4M",
     "load_tokenizers",
 ]

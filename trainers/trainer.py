@@ -90,20 +90,29 @@ class PartLossTrainer(Trainer):
 
 
 class TokenizerTrainer(PartLossTrainer):
-    """Trains an image or audio tokenizer and reports how much of the codebook the evaluation clips use."""
+    """Trains a tokenizer and reports how much of the codebook the evaluation clips use.
+
+    The `metrics` of the model's output, one number a clip, are logged as means over the evaluation clips.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._evaluated_ids = []
+        self._evaluated_metrics = defaultdict(list)
 
     def on_evaluated(self, outputs) -> None:
         self._evaluated_ids.append(self.accelerator.gather_for_metrics(outputs.token_ids).cpu())
+        for name, values in (outputs.get("metrics") or {}).items():
+            self._evaluated_metrics[name].append(self.accelerator.gather_for_metrics(values).cpu())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "eval_loss" in logs and self._evaluated_ids:
             usage = codebook_usage(torch.cat(self._evaluated_ids), self.model.config.vocab_size)
             logs.update({f"eval_{name}": value for name, value in usage.items()})
             self._evaluated_ids = []
+            for name, values in self._evaluated_metrics.items():
+                logs[f"eval_{name}"] = float(torch.cat(values).mean())
+            self._evaluated_metrics.clear()
         super().log(logs, start_time)
 
 
