@@ -19,10 +19,8 @@ class TextVQTokenizerConfig(TokenizerConfig4M):
         num_latents: token ids per clip.
         hidden_size, num_hidden_layers, num_attention_heads: of encoder and decoder each; the inner layers of a block
             are four times as wide.
-        mix_probability: in training, that a subword is replaced by one which another text of the batch has at the
-            same place. The texts of a data set are few among all that could be said; mixed ones teach the network to
-            pass on every word by itself.
-        cut_probability: in training, that a text is cut off at a place drawn evenly, down to the empty text.
+        cut_probability: in training, that a text is cut off at a place drawn evenly, down to the empty text. Thus
+            these come back, too.
         codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see
             `tokenizers_4m.quantizer.VectorQuantizer`.
     """
@@ -38,7 +36,6 @@ class TextVQTokenizerConfig(TokenizerConfig4M):
     hidden_size: int = 256
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
-    mix_probability: float = 0.25
     cut_probability: float = 0.05
     codebook_size: int = 512
     code_dim: int = 8
@@ -55,9 +52,8 @@ class TextVQTokenizerConfig(TokenizerConfig4M):
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
             )
-        for name in ("mix_probability", "cut_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+        if not 0 <= self.cut_probability <= 1:
+            raise ValueError(f"cut_probability={self.cut_probability} must lie in [0, 1]")
 
     @property
     def vocab_size(self) -> int:

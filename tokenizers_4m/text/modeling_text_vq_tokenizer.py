@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from ..autoencoder import QuantizedAutoencoder
 from ..quantizer import VectorQuantizer
 from .configuration_text_vq_tokenizer import TextVQTokenizerConfig
-from .subwords import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, SubwordModel, read_texts, train_subwords
+from .subwords import BOS_ID, EOS_ID, PAD_ID, SubwordModel, read_texts, train_subwords
 
 
 @dataclass
@@ -125,10 +125,10 @@ class TextVQTokenizer(SubwordModel, QuantizedAutoencoder, PreTrainedModel):
     def forward(self, subword_ids: torch.LongTensor) -> TextVQOutput:
         """Reconstruct `subword_ids` `(batch, max_subwords)`, as `preprocess` makes them, and score the result.
 
-        In training, it is texts made of these that are reconstructed: see `mix_probability` and `cut_probability`.
+        In training some are cut off first: see `cut_probability`.
         """
         if self.training:
-            subword_ids = self._vary(subword_ids)
+            subword_ids = self._cut(subword_ids)
         quantized = self.quantizer(self._latents(subword_ids))
         logits = self._logits(quantized.quantized)
         cross_entropy = F.cross_entropy(
@@ -206,14 +206,10 @@ class TextVQTokenizer(SubwordModel, QuantizedAutoencoder, PreTrainedModel):
         ends = (token_ids == EOS_ID).long()
         return token_ids.masked_fill(ends.cumsum(-1) - ends > 0, PAD_ID)
 
-    def _vary(self, subword_ids: torch.LongTensor) -> torch.LongTensor:
-        """Texts like these that the data set may not have: words exchanged between them, and some cut off."""
-        places = torch.arange(subword_ids.shape[1], device=subword_ids.device)
-        others = subword_ids[torch.randint_like(subword_ids, len(subword_ids)), places]
-        mixed = torch.rand(subword_ids.shape, device=subword_ids.device) < self.config.mix_probability
-        mixed &= torch.minimum(subword_ids, others) >= len(SPECIAL_TOKENS)
-        subword_ids = torch.where(mixed, others, subword_ids)
+    def _cut(self, subword_ids: torch.LongTensor) -> torch.LongTensor:
+        """Some of the texts end at a place drawn evenly."""
         end = (subword_ids == EOS_ID).long().argmax(-1, keepdim=True)
         draws = torch.rand(2, *end.shape, device=end.device)
         end = torch.where(draws[0] < self.config.cut_probability, 1 + (draws[1] * end).long(), end)
+        places = torch.arange(subword_ids.shape[1], device=end.device)
         return subword_ids.masked_fill(places == end, EOS_ID).masked_fill(places > end, PAD_ID)
