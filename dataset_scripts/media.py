@@ -1,6 +1,6 @@
 """Reading of one media file with PyAV: what it holds, the picture shown at a time, the sound between two times.
 
-All times are seconds on one timeline per file.  Its zero is where the first of the chosen video and audio streams
+All times are seconds on one timeline per file.  Its zero is where the earlier of the first video and audio streams
 begins, which is also where players start, so that sound, picture, subtitles and words keep their true offsets.
 The readers go forwards only and hold a handful of decoded frames: an hour of film needs no more memory than a clip.
 """
@@ -26,6 +26,23 @@ TIE = 1e-6  # seconds; a frame that starts exactly at the asked time counts as s
 LONGEST_DRIFT = 0.1  # seconds; timestamps of sound are often rounded, only larger jumps are real gaps
 MAX_PHASES = 4_000_000  # size of the resampling filter
 RESAMPLE_MARGIN = 0.05  # seconds of context on either side, several times the resampling kernel's width
+MAX_RATE = 768_000  # Hz; more is a broken header, and a second of it could fill the memory
+MAX_SECONDS = 100 * 3600  # a longer file has broken timestamps, and would give windows without end
+MAX_GAP = 600  # seconds; a video that shows fewer pictures than one in so long, on average, has broken timestamps too
+# Formats that name other files or addresses (HLS, DASH, concat, image sequences, SDP) would have FFmpeg open these.
+SELF_CONTAINED_FORMATS = (
+    "3g2,3gp,aac,ac3,aiff,amr,apng,asf,av1,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,webm,mjpeg,mov,mp4,"
+    "m4a,mj2,mp3,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,w64,wav,yuv4mpegpipe,"
+    "bmp_pipe,jpeg_pipe,jpegxl_pipe,png_pipe,tiff_pipe,webp_pipe"
+)
+# Of ISO 639-1, the codes with which their codes of three letters (ISO 639-2, of both kinds) do not begin.
+LONG_CODES = {
+    pair[:2]: tuple(pair[3:].split("/"))
+    for pair in """bn=ben bs=bos cs=ces/cze cy=cym/wel de=deu/ger el=ell/gre es=spa et=est eu=eus/baq fa=fas/per ga=gle
+    gd=gla hr=hrv hy=hye/arm id=ind is=isl/ice ja=jpn ka=kat/geo kk=kaz km=khm ky=kir lv=lav mi=mri/mao mk=mkd/mac
+    mr=mar ms=msa/may mt=mlt my=mya/bur nl=nld/dut pl=pol pt=por ro=ron/rum sk=slk/slo sl=slv sq=sqi/alb sr=srp sv=swe
+    tk=tuk tr=tur tt=tat zh=zho/chi""".split()
+}
 
 
 class MediaError(ValueError):
@@ -53,7 +70,8 @@ def open_container(path: str | Path) -> av.container.InputContainer:
         if path.stat().st_size == 0:
             raise MediaError("empty file")
         # Tags in old files are in any encoding, and we do not read them.
-        return av.open(str(path), metadata_errors="ignore")
+        options = {"format_whitelist": SELF_CONTAINED_FORMATS}
+        return av.open(str(path), options=options, metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"cannot be opened ({_reason(error)})") from error
 
@@ -62,7 +80,7 @@ def probe(path: str | Path) -> MediaInfo:
     """Reads headers and packet times, decodes nothing.
 
     Raises:
-        MediaError: no video in the file, a still image, a picture size beyond reason, or no video data.
+        MediaError: no video in the file, a still image, a picture size or times beyond reason, or no video data.
     """
     with open_container(path) as container:
         video, audio = _streams(container)
@@ -84,7 +102,30 @@ def probe(path: str | Path) -> MediaInfo:
             raise MediaError("the video stream holds no data")
         frame_seconds = _frame_seconds(video, first, last, num_packets)
         # Some containers store no durations: the last frame then lasts as long as the average one.
-        return MediaInfo(last + (longest or frame_seconds), first, frame_seconds, audio is not None)
+        duration = last + (longest or frame_seconds)
+        _check_times(duration, num_packets)
+        return MediaInfo(duration, first, frame_seconds, audio is not None)
+
+
+def sound_seconds(path: str | Path) -> float:
+    """The end of the first audio stream, seconds; reads packet times, decodes nothing.
+
+    Raises:
+        MediaError: no sound in the file, or times beyond reason.
+    """
+    with open_container(path) as container:
+        video, audio = _first_streams(container)
+        if audio is None:
+            raise MediaError("no audio stream")
+        origin, end, num_packets = _origin(video, audio), 0.0, 0
+        for packet in _packets(container, audio):
+            if packet.pts is not None:
+                num_packets += 1
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin)
+        if end <= 0:
+            raise MediaError("the audio stream holds no data")
+        _check_times(end, num_packets)
+        return end
 
 
 def cut_windows(first_frame: float, duration: float, clip_seconds: float) -> list[tuple[float, float]]:
@@ -192,17 +233,20 @@ class VideoReader(_Reader):
 
 
 class AudioReader(_Reader):
-    """The first audio stream of a file as mono sound, asked for in the order of time; silence if there is none.
+    """An audio stream of a file as mono sound, asked for in the order of time; silence if there is none.
+
+    Of several streams it is the first in `language`, a code such as "en", else the first of all.
 
     Raises:
-        MediaError: the file cannot be opened.
+        MediaError: the file cannot be opened, or its sampling rate is beyond reason.
     """
 
-    def __init__(self, path: str | Path, sampling_rate: int):
+    def __init__(self, path: str | Path, sampling_rate: int, language: str | None = None):
         self.sampling_rate = sampling_rate
         self.container = open_container(path)
-        video, self.stream = _first_streams(self.container)
-        self._origin = _origin(video, self.stream)
+        video, first = _first_streams(self.container)
+        self.stream = in_language([s for s in self.container.streams.audio if s.codec_context], language)
+        self._origin = _origin(video, first)
         self._rate = 0  # Hz of the decoded sound, known once the first frame is there
         self._pieces: list[tuple[int, np.ndarray]] = []  # (index of the first sample on the timeline, samples)
         self._source = self._decode() if self.stream else iter(())
@@ -262,6 +306,8 @@ class AudioReader(_Reader):
         for frame in _decoded(self.container, self.stream):
             if not frame.samples or not frame.rate:
                 continue
+            if frame.rate > MAX_RATE:
+                raise MediaError(f"the sampling rate is too high ({frame.rate} Hz, limit {MAX_RATE})")
             if self._rate == 0:
                 # The exact resampling filter has a row per phase: for rates with hardly a common divisor it would
                 # fill the memory, and those are left to the converter.
@@ -283,6 +329,14 @@ class AudioReader(_Reader):
                 piece = np.nan_to_num(converted.to_ndarray().mean(axis=0, dtype=np.float32))
                 yield position, piece
                 position += len(piece)
+
+
+def in_language(streams: list, language: str | None):
+    """The first stream in `language`, a code such as "en" or "eng", else the first; None if there is none."""
+    short = (language or "").lower().split("-")[0]
+    codes = LONG_CODES.get(short, (short,))
+    matching = [s for s in streams if short and ((s.language or "") == short or (s.language or "").startswith(codes))]
+    return next(iter(matching or streams), None)
 
 
 def free_decoders() -> None:
@@ -312,6 +366,14 @@ def square_picture(frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1
     """
     # Starting threads takes longer than converting a picture of usual size.
     picture = Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())
+    picture = crop_square(picture, image_size, pixel_ratio)
+    for turn in _turns(frame):
+        picture = picture.transpose(turn)
+    return picture
+
+
+def crop_square(picture: Image.Image, image_size: int, pixel_ratio: float = 1.0) -> Image.Image:
+    """The square in the middle of a picture, scaled to `image_size` with antialiasing; other values as above."""
     width, height = picture.size
     # The square is cut from the stored pixels and scaled in one go: whatever the ratio, no picture larger than the
     # stored one comes up.
@@ -319,10 +381,7 @@ def square_picture(frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1
     across, down = side / pixel_ratio, side
     left, top = (width - across) / 2, (height - down) / 2
     box = (left, top, min(left + across, width), min(top + down, height))
-    picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-    for turn in _turns(frame):
-        picture = picture.transpose(turn)
-    return picture
+    return picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
 
 
 def _turns(frame: av.VideoFrame) -> list[Image.Transpose]:
@@ -362,6 +421,11 @@ def _streams(container: av.container.InputContainer):
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise MediaError(f"the picture is too large ({width}x{height}, limit {MAX_PIXELS // 10**6} megapixels)")
+
+
+def _check_times(duration: float, num_packets: int) -> None:
+    if duration > min(MAX_SECONDS, MAX_GAP * num_packets):
+        raise MediaError(f"timestamps beyond reason ({num_packets} packets in {duration:.0f} seconds)")
 
 
 def _origin(video, audio) -> float:

@@ -15,14 +15,18 @@ from pathlib import Path
 import av
 import numpy as np
 
-from dataset_scripts.media import open_container, stream_origin
+from dataset_scripts.media import MediaError, in_language, open_container, stream_origin
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 TRANSCRIPT_SUFFIXES = (*SUBTITLE_SUFFIXES, ".txt")  # in the order of preference: times are worth having
 
+MAX_TEXT_BYTES = 4_000_000  # of one file or entry; the subtitles of a long film have a twentieth
+
+PIECE_SECONDS = 30  # of sound that a recogniser hears at once; as long as Whisper's window
+
 TEXT_CODECS = {"mov_text", "srt", "subrip", "webvtt", "ass", "ssa", "text"}  # others hold pictures of letters
 
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
+_TIME = r"(?:(\d{1,6}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
 _TIMING_LINE = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}")
 # <b>, </i>, <v Speaker>, <00:01.500> and {\an8}, but not "a < b" or "<3".
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d+:[\d:.]+>|\{\\[^{}]*\}")
@@ -75,8 +79,11 @@ def read_transcript(path: str | Path) -> Transcript:
 
     Raises:
         OSError: the file cannot be read.
+        MediaError: the file is too large to be a text.
     """
     path = Path(path)
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise MediaError(f"more than {MAX_TEXT_BYTES // 10**6} megabytes of text")
     text = decode_text(path.read_bytes())
     if path.suffix.lower() not in SUBTITLE_SUFFIXES:
         return Transcript(text.strip())
@@ -140,11 +147,15 @@ def from_metadata(entry: dict) -> Transcript | None:
     `text` is a string, `words` a list of {"start": seconds, "end": seconds, "word": string}.
 
     Raises:
-        ValueError: one of them is of another form.
+        ValueError: one of them is of another form, or too long.
     """
     text, words = entry.get("text"), entry.get("words")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"'text' must be a string, got {type(text).__name__}")
+    if text is not None:
+        if len(text) > MAX_TEXT_BYTES:
+            raise ValueError(f"'text' is longer than {MAX_TEXT_BYTES} characters")
+        text = storable(text)
     if words is None:
         return None if text is None else Transcript(text)
     if not isinstance(words, list):
@@ -155,7 +166,7 @@ def from_metadata(entry: dict) -> Transcript | None:
         start, end, spoken = (fields.get(name) for name in ("start", "end", "word"))
         if not (_is_time(start) and _is_time(end) and start <= end and isinstance(spoken, str)):
             raise ValueError("every item of 'words' must be {'start': seconds, 'end': seconds, 'word': string}")
-        cues.append(Cue(float(start), float(end), spoken.strip()))
+        cues.append(Cue(float(start), float(end), storable(spoken.strip())))
     if text is not None and not cues:
         return Transcript(text)
     transcript = from_cues(sorted(cues, key=lambda cue: cue.start))
@@ -165,8 +176,6 @@ def from_metadata(entry: dict) -> Transcript | None:
 def embedded_transcript(path: str | Path, language: str | None = None) -> Transcript | None:
     """The first stream of text subtitles inside a video file, preferring one in `language`; None without one.
 
-    `language` is compared with the start of the stream's own code, so that "en" finds "eng".
-
     Raises:
         MediaError: the file cannot be opened.
     """
@@ -174,9 +183,7 @@ def embedded_transcript(path: str | Path, language: str | None = None) -> Transc
         streams = [s for s in container.streams.subtitles if s.codec_context and s.codec_context.name in TEXT_CODECS]
         if not streams:
             return None
-        if language:
-            streams.sort(key=lambda s: not (s.language or "").startswith(language[:2]))
-        cues = list(_embedded_cues(container, streams[0], stream_origin(container)))
+        cues = list(_embedded_cues(container, in_language(streams, language), stream_origin(container)))
     # A subtitle without an end is shown until the next one comes.
     ends = [cue.start for cue in cues[1:]] + [cues[-1].start if cues else 0.0]
     cues = [cue if cue.end > cue.start else Cue(cue.start, end, cue.text) for cue, end in zip(cues, ends, strict=True)]
@@ -198,40 +205,58 @@ def _embedded_cues(container, stream, origin: float) -> Iterator[Cue]:
         return  # what was read before the damage still counts
 
 
-def recognise_speech(sound: np.ndarray, sampling_rate: int, model: str, language: str | None = None) -> Transcript:
-    """The words a speech recogniser hears.
+def storable(text: str) -> str:
+    """The text without half surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def recognise_speech(
+    sounds: list[np.ndarray], sampling_rate: int, model: str, language: str | None = None, batch_size: int = 8
+) -> list[Transcript]:
+    """The words a speech recogniser hears in each of some sounds.
 
     Args:
-        sound: (samples,) float32, mono.
+        sounds: (samples,) float32 each, mono, of any length: what is longer than half a minute is heard in
+            overlapping pieces.
         sampling_rate: Hz.
         model: name or folder of a model for the "automatic-speech-recognition" pipeline of transformers.
         language: passed to models that take one, such as "en" for Whisper.
+        batch_size: pieces of whichever sounds that the model hears at once.
 
     Returns:
-        Transcript with times of words or phrases if the model gives them, else without.
+        A transcript each, with times of words or phrases if the model gives them, else without.
     """
-    if not len(sound) or not np.any(sound):
-        return Transcript()
+    audible = [index for index, sound in enumerate(sounds) if len(sound) and np.any(sound)]
+    transcripts = [Transcript()] * len(sounds)
+    if not audible:
+        return transcripts
     recogniser = _recogniser(model)
-
-    def recognise(**options) -> dict:
-        return recogniser({"raw": sound, "sampling_rate": sampling_rate}, **options)  # a new dict: it is emptied
-
-    # Models like Whisper know the times of phrases and take a language, those of the CTC kind know the times of
-    # words, and the rest know none.
-    options = {"generate_kwargs": {"language": language}} if language and "seq2seq" in recogniser.type else {}
+    options = {}
+    if recogniser.type != "seq2seq":
+        options = {"chunk_length_s": PIECE_SECONDS, "ignore_warning": True}  # it warns of cuts in Whisper's sentences
     times = {"seq2seq_whisper": True, "ctc": "word", "ctc_with_lm": "word"}.get(recogniser.type)
-    result = recognise(**options) if times is None else recognise(return_timestamps=times, **options)
-    length = len(sound) / sampling_rate
+    if times is True and getattr(recogniser.model.generation_config, "alignment_heads", None):
+        times = "word"  # without these heads Whisper knows but the times of phrases
+    if times is not None:
+        options["return_timestamps"] = times
+    if language and "seq2seq" in recogniser.type:
+        options["generate_kwargs"] = {"language": language}
+    inputs = [{"raw": sounds[index], "sampling_rate": sampling_rate} for index in audible]
+    results = recogniser(inputs, batch_size=batch_size, **options)
+    for index, result in zip(audible, results, strict=True):
+        transcripts[index] = _heard(result, len(sounds[index]) / sampling_rate)
+    return transcripts
+
+
+def _heard(result: dict, seconds: float) -> Transcript:
     cues = []
     for chunk in result.get("chunks") or ():
         start, end = chunk["timestamp"]
         start = 0.0 if start is None else float(start)
-        end = length if end is None else float(end)
+        end = seconds if end is None else float(end)
         if chunk["text"].strip():
             cues.append(Cue(start, max(start, end), chunk["text"].strip()))
-    text = result["text"].strip()
-    return Transcript(text, tuple(cues) or None)
+    return Transcript(result["text"].strip(), tuple(cues) or None)
 
 
 @lru_cache(maxsize=1)
@@ -243,7 +268,8 @@ def _recogniser(model: str):
 
 
 def _is_time(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    # Whole numbers may be too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9 and isfinite(value)
 
 
 def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:

@@ -19,15 +19,24 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from datasets.exceptions import DatasetGenerationError
 
+from dataset_scripts.file_names import (
+    MEDIA_SUFFIXES,
+    SkippedFile,
+    name_inside,
+    read_metadata_text,
+    sidecar_names,
+    walk_folder,
+)
 from dataset_scripts.media import (
     TINY,
     AudioReader,
@@ -42,7 +51,6 @@ from dataset_scripts.media import (
 from dataset_scripts.transcripts import (
     TRANSCRIPT_SUFFIXES,
     Transcript,
-    decode_text,
     embedded_transcript,
     from_metadata,
     read_transcript,
@@ -50,22 +58,8 @@ from dataset_scripts.transcripts import (
 )
 
 METADATA_FILE = "metadata.jsonl"
-# Only names that promise media are opened: the decoder would make a "video" of any text file, too.
-MEDIA_SUFFIXES = frozenset(
-    """.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg
-    .mts .mxf .nut .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m
-    .aac .ac3 .aif .aiff .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma
-    .apng .avif .bmp .heic .jpeg .jpg .png .tif .tiff .webp""".split()
-)
+HEARD_FILES, HEARD_SECONDS = 16, 1200  # how much is handed to the speech recogniser at once
 SKIPPED_FILES = "skipped-*.json"  # beside the Arrow files of the builder's cache, one per skipped file
-
-
-@dataclass(frozen=True, order=True)
-class SkippedFile:
-    """A file that gave no row: its name relative to the source folder, and the reason in one line."""
-
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,8 @@ class VideoClipsConfig(datasets.BuilderConfig):
         clip_seconds: length of a clip; shorter videos are filled up with silence.
         strict: raise on the first file that cannot be used instead of listing it.
         asr_model: name or folder of a speech recognition model for videos without text; None leaves them without.
-        language: code such as "en": preferred among embedded subtitles, and told to the speech recogniser.
+        language: code such as "en": preferred among streams of sound and of subtitles, and told to the speech
+            recogniser.
         validation_fraction: share of the videos that becomes "validation", unless the folder has the subfolders
             train, validation or test, which then are the splits.
 
@@ -149,8 +144,8 @@ class VideoClipsConfig(datasets.BuilderConfig):
         return round(self.clip_seconds * self.sampling_rate)
 
 
-def clip_features(num_frames: int, num_samples: int) -> datasets.Features:
-    """The columns of a clip.
+def clip_features(num_frames: int = -1, num_samples: int = -1) -> datasets.Features:
+    """The columns of a clip; of any length, -1, are the frames and the sound of clips that may lack them.
 
     clip_id: name of the video and number of the window, "folder/name.mp4#0".  video: name of the video relative to
     the source folder, with "/".  start, end: seconds in the video; `end` is that of the video if it ends within the
@@ -204,11 +199,15 @@ class VideoClips(datasets.GeneratorBasedBuilder):
 
     def scan(self) -> SourceFolder:
         """What is in the source folder, and sets the cache folder accordingly."""
-        source = scan_folder(self.source_folder(), self.config.language)
+        source = self.read_source()
         self._source = source
         self.config_id = f"{self.config.name}-{self._fingerprint(source)}"
         self._cache_dir = self._output_dir = self._build_cache_dir()
         return source
+
+    def read_source(self) -> SourceFolder:
+        """Lists the source folder; opens nothing but what says which files there are."""
+        return scan_folder(self.source_folder(), self.config.language)
 
     def fingerprint(self) -> str:
         """Changes with the settings, the version and the content of the source folder; scans the folder."""
@@ -281,7 +280,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            for name, sources in zip(names, transcripts, strict=True):
+            for name, sources in self._hear_ahead(Path(folder), zip(names, transcripts, strict=True)):
                 try:
                     for number, row in enumerate(self._clips(Path(folder), name, sources)):
                         clip_id = f"{name}#{number}"
@@ -294,7 +293,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     def _clips(self, folder: Path, name: str, sources: dict) -> Iterator[dict]:
         path = folder / name
         info = probe(path)
-        transcript = self._transcript(folder, path, sources, info)
+        transcript = sources.get("transcript") or self._written(folder, path, sources) or Transcript()
         for start, end, images, (samples, valid) in read_windows(path, info, self.config):
             yield {
                 "start": start,
@@ -306,7 +305,8 @@ class VideoClips(datasets.GeneratorBasedBuilder):
                 "text": transcript.window(start, end),
             }
 
-    def _transcript(self, folder: Path, path: Path, sources: dict, info: MediaInfo) -> Transcript:
+    def _written(self, folder: Path, path: Path, sources: dict) -> Transcript | None:
+        """The text that comes with a video; None if there is none."""
         if sources["metadata"] is not None:
             try:
                 transcript = from_metadata(json.loads(sources["metadata"]))
@@ -319,13 +319,44 @@ class VideoClips(datasets.GeneratorBasedBuilder):
                 return read_transcript(folder / sources["sidecar"])
             except OSError as error:
                 raise MediaError(f"{sources['sidecar']} cannot be read ({error.strerror})") from error
-        transcript = embedded_transcript(path, self.config.language)
-        if transcript is None and self.config.asr_model is not None and info.has_audio:
-            rate, end = self.config.sampling_rate, info.duration
-            with AudioReader(path, rate) as reader:
-                sound, valid = reader.read(0.0, end, round(end * rate))
-            transcript = recognise_speech(sound[:valid], rate, self.config.asr_model, self.config.language)
-        return transcript or Transcript()
+        return embedded_transcript(path, self.config.language)
+
+    def _written_or_sound(self, folder: Path, name: str, sources: dict) -> tuple[Transcript | None, np.ndarray]:
+        """The text that comes with a video, or its whole sound, (samples,) float32."""
+        written = self._written(folder, folder / name, sources)
+        return written, self._sound(folder / name, 0 if written else probe(folder / name).duration)
+
+    def _sound(self, path: Path, seconds: float) -> np.ndarray:
+        rate = self.config.sampling_rate
+        if not seconds:
+            return np.zeros(0, dtype=np.float32)
+        with AudioReader(path, rate, self.config.language) as reader:
+            sound, valid = reader.read(0.0, seconds, round(seconds * rate))
+        return sound[:valid]
+
+    def _hear_ahead(self, folder: Path, files: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
+        """The files, and with a speech recogniser the "transcript" of each, heard for several at once."""
+        if self.config.asr_model is None:
+            yield from files
+            return
+        files, rate = iter(files), self.config.sampling_rate
+        while True:
+            batch, sounds = [], []
+            while len(batch) < HEARD_FILES and sum(map(len, sounds)) < HEARD_SECONDS * rate:
+                name, sources = next(files, (None, None))
+                if name is None:
+                    break
+                try:
+                    written, sound = self._written_or_sound(folder, name, sources)
+                except MediaError:
+                    written, sound = None, np.zeros(0, dtype=np.float32)  # `_clips` will say what is wrong
+                batch.append((name, sources, written))
+                sounds.append(sound)
+            if not batch:
+                return
+            heard = recognise_speech(sounds, rate, self.config.asr_model, self.config.language)
+            for (name, sources, written), transcript in zip(batch, heard, strict=True):
+                yield name, {**sources, "transcript": written or transcript}
 
     def _skip(self, name: str, reason: str) -> None:
         if self.config.strict:
@@ -349,7 +380,7 @@ def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Itera
     """
     video = VideoReader(path, config.image_size)
     try:
-        with AudioReader(path, config.sampling_rate) as audio:
+        with AudioReader(path, config.sampling_rate, config.language) as audio:
             windows = cut_windows(info.first_frame, info.duration, config.clip_seconds)
             for number, (start, end) in enumerate(windows):
                 images = [video.frame_at(time) for time in slice_midpoints(start, end, config.num_frames)]
@@ -377,7 +408,7 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
     """
     folder = folder.resolve()
     skipped, files, state = [], [], []
-    for name, reason in _walk(folder):
+    for name, reason in walk_folder(folder):
         if reason is None:
             status = (folder / name).stat()
             state.append([name, status.st_size, status.st_mtime_ns])
@@ -389,10 +420,8 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
     present, sidecars = set(files), {name.lower(): name for name in reversed(files)}
     used = set()
     for name, sources in videos.items():
-        stems = [os.path.splitext(name)[0]]
-        stems = [f"{stems[0]}.{language}", *stems] if language else stems
-        options = [stem + suffix for stem in stems for suffix in TRANSCRIPT_SUFFIXES]
         # "name.SRT" belongs to "name.mp4" as well.
+        options = sidecar_names(name, language)
         found = [option if option in present else sidecars.get(option.lower()) for option in options]
         found = [option for option in found if option is not None]
         used.update(found)
@@ -409,35 +438,15 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
     return SourceFolder(folder, videos, skipped, state)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
-    """Names of all files, relative and with "/", each with the reason not to look into it, or None."""
-    unreadable = []
-    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        for name in sorted(linked + [name for name in names if not name.startswith(".")]):
-            path = Path(parent, name)
-            relative = path.relative_to(folder).as_posix()
-            readable = relative.encode("utf-8", "replace").decode()
-            if readable != relative:
-                yield readable, "the name is not valid UTF-8"
-            elif path.is_symlink() and not path.resolve().is_relative_to(folder):
-                yield relative, "symbolic link that leads out of the folder"
-            elif path.is_symlink() and not path.exists():
-                yield relative, "broken symbolic link"
-            elif path.is_dir():
-                yield relative, "symbolic link to a folder"
-            else:  # reading from a pipe or device might never end
-                yield relative, None if path.is_file() else "not a regular file"
-    for error in unreadable:
-        yield Path(error.filename).relative_to(folder).as_posix(), f"cannot be read ({error.strerror})"
-
-
 def _read_metadata(folder: Path, metadata: str, videos: dict, present: set[str]) -> list[SkippedFile]:
     """Puts the entries of a metadata file into `videos` and returns those that name no video of ours."""
     skipped = []
     base = os.path.dirname(metadata)
-    for number, line in enumerate(decode_text((folder / metadata).read_bytes()).split("\n"), start=1):
+    try:
+        text = read_metadata_text(folder / metadata)
+    except MediaError as error:
+        return [SkippedFile(metadata, str(error))]
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{metadata} line {number}"
@@ -449,9 +458,8 @@ def _read_metadata(folder: Path, metadata: str, videos: dict, present: set[str])
         except (ValueError, TypeError, KeyError, RecursionError):
             skipped.append(SkippedFile(metadata, f"line {number} is not a JSON object with a file_name"))
             continue
-        inside = os.path.normpath(file_name)
-        name = os.path.normpath(os.path.join(base, file_name)).replace(os.sep, "/")
-        if os.path.isabs(inside) or inside.split(os.sep)[0] == "..":
+        name = name_inside(base, file_name)
+        if name is None:
             skipped.append(SkippedFile(file_name, f"{place} names a file outside of its folder"))
         elif name in videos and videos[name]["metadata"] is not None:
             skipped.append(SkippedFile(name, f"{place} repeats {videos[name]['metadata_place']}, which counts"))

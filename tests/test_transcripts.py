@@ -100,7 +100,7 @@ def tiny_whisper(tmp_path_factory):
     tokenizer.add_special_tokens(specials)
     tokenizer.add_tokens([f"<|{index * 0.02:.2f}|>" for index in range(1501)])
     ids = {token: tokenizer.token_to_id(token) for token in specials}
-    WhisperTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    WhisperTokenizerFast(tokenizer_object=tokenizer, pad_token=specials[0]).save_pretrained(folder)
     WhisperFeatureExtractor().save_pretrained(folder)
     config = WhisperConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -139,7 +139,7 @@ def tiny_whisper(tmp_path_factory):
 @pytest.mark.parametrize("language", [None, "en"])
 def test_speech_recognition(tiny_whisper, language):
     sound = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
-    transcript = recognise_speech(sound, 8_000, tiny_whisper, language)
+    (transcript,) = recognise_speech([sound], 8_000, tiny_whisper, language)
     assert isinstance(transcript.text, str)
     assert transcript.window(0, 3) is not None
-    assert recognise_speech(np.zeros(8_000, np.float32), 8_000, tiny_whisper) == Transcript()
+    assert recognise_speech([np.zeros(8_000, np.float32)], 8_000, tiny_whisper) == [Transcript()]

@@ -1,0 +1,92 @@
+"""Names of files in a source folder: which there are, which belong together, and which lead out of the folder."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset_scripts.media import MediaError
+from dataset_scripts.transcripts import TRANSCRIPT_SUFFIXES, decode_text, storable
+
+# Only names that promise media are opened: the decoder would make a "video" of any text file, too.
+VIDEO_SUFFIXES = frozenset(
+    """.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg
+    .mts .mxf .nut .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m""".split()
+)
+AUDIO_SUFFIXES = frozenset(".aac .ac3 .aif .aiff .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma".split())
+IMAGE_SUFFIXES = frozenset(".apng .avif .bmp .heic .jpeg .jpg .png .tif .tiff .webp".split())
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES | IMAGE_SUFFIXES
+MAX_METADATA_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True, order=True)
+class SkippedFile:
+    """A file that gave no row: its name relative to the source folder, and the reason in one line."""
+
+    file: str
+    reason: str
+
+    def __post_init__(self):
+        for name in ("file", "reason"):  # names from metadata may be anything
+            object.__setattr__(self, name, shorten(storable(" ".join(getattr(self, name).split("\n")))))
+
+
+def walk_folder(folder: Path) -> Iterator[tuple[str, str | None]]:
+    """Names of all files, relative and with "/", each with the reason not to look into it, or None."""
+    unreadable = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for name in sorted(linked + [name for name in names if not name.startswith(".")]):
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            readable = relative.encode("utf-8", "replace").decode()
+            if readable != relative:
+                yield readable, "the name is not valid UTF-8"
+            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
+                yield relative, "symbolic link that leads out of the folder"
+            elif path.is_symlink() and not path.exists():
+                yield relative, "broken symbolic link"
+            elif path.is_dir():
+                yield relative, "symbolic link to a folder"
+            else:  # reading from a pipe or device might never end
+                yield relative, None if path.is_file() else "not a regular file"
+    for error in unreadable:
+        yield Path(error.filename).relative_to(folder).as_posix(), f"cannot be read ({error.strerror})"
+
+
+def sidecar_names(name: str, language: str | None) -> list[str]:
+    """Names of the text files that may belong to a file, from the most wanted on."""
+    stems = [os.path.splitext(name)[0]]
+    stems = [f"{stems[0]}.{language}", *stems] if language else stems
+    return [stem + suffix for stem in stems for suffix in TRANSCRIPT_SUFFIXES]
+
+
+def read_metadata_text(path: Path) -> str:
+    """The text of a metadata file.
+
+    Raises:
+        MediaError: it cannot be read or is too large.
+    """
+    try:
+        if path.stat().st_size > MAX_METADATA_BYTES:
+            raise MediaError(f"more than {MAX_METADATA_BYTES // 10**6} megabytes of metadata")
+        return decode_text(path.read_bytes())
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror})") from error
+
+
+def name_inside(base: str, file_name: str) -> str | None:
+    """The name that metadata in the folder `base` gives a file, relative to the source folder.
+
+    None if the file lies outside of `base`, where metadata must not lead.
+    """
+    inside = os.path.normpath(file_name)
+    if os.path.isabs(inside) or inside.split(os.sep)[0] == "..":
+        return None
+    return os.path.normpath(os.path.join(base, inside)).replace(os.sep, "/")
+
+
+def shorten(text: str, longest: int = 1000) -> str:
+    """A text cut to a length that can be shown."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
