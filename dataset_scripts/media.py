@@ -225,7 +225,7 @@ class VideoReader(_Reader):
             time = self.end if frame.time is None else frame.time - self._origin
             if latest is not None and time <= latest:
                 continue  # a damaged timestamp: never go back in time
-            _check_size(frame.width, frame.height)
+            check_size(frame.width, frame.height)
             latest = time
             seconds = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
             self.end = time + (seconds or self._frame_seconds)
@@ -414,11 +414,11 @@ def _streams(container: av.container.InputContainer):
     video, audio = _first_streams(container)
     if video is None:
         raise MediaError("no video stream")
-    _check_size(video.codec_context.width, video.codec_context.height)
+    check_size(video.codec_context.width, video.codec_context.height)
     return video, audio
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise MediaError(f"the picture is too large ({width}x{height}, limit {MAX_PIXELS // 10**6} megapixels)")
 

@@ -3,7 +3,7 @@
 A token folder is a `DatasetDict` on disk, or Parquet files named after their split, plus `tokens.json`, which says
 which tokenizers made the ids. Each row has `clip_id`, `video`, `start`, `end`, the `label` if the clips have one, and
 one list of ids per modality, `image_ids`, `audio_ids` and `text_ids`, without padding; the list is empty where a clip
-lacks the modality (no audio track, no text).
+lacks the modality (no pictures, no audio track, no text).
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.compute
 import pyarrow.parquet
 import torch
 from datasets import DatasetDict
@@ -28,12 +29,40 @@ MEDIA_COLUMNS = {"image": "frames", "audio": "audio", "text": "text"}
 
 
 def present_modalities(batch: dict) -> dict[str, np.ndarray]:
-    """Which rows have each modality, bool `(rows,)`: a clip may lack an audio track, or words."""
+    """Which rows have each modality, bool `(rows,)`: a clip may lack frames, an audio track, or words."""
     return {
-        "image": np.ones(len(batch["text"]), dtype=bool),
+        "image": np.array([len(frames) > 0 for frames in batch["frames"]], dtype=bool),
         "audio": np.asarray(batch["audio_valid"]) > 0,
-        "text": np.array([bool(str(text).strip()) for text in batch["text"]]),
+        "text": np.array([bool(str(text).strip()) for text in batch["text"]], dtype=bool),
     }
+
+
+def modalities_of(clips: datasets.Dataset) -> dict[str, np.ndarray]:
+    """As `present_modalities` for all rows of a data set; decodes nothing."""
+    columns = clips.select_columns(["frames", "audio_valid", "text"]).with_format("arrow")
+    parts = []
+    for table in columns.iter(ROWS_PER_SHARD):
+        numbers = {name: table[name].to_pylist() for name in ("audio_valid", "text")}
+        lengths = pyarrow.compute.list_value_length(table["frames"]).to_pylist()
+        parts.append(present_modalities({"frames": [range(length) for length in lengths], **numbers}))
+    none = np.zeros(0, dtype=bool)
+    return {name: np.concatenate([none, *(part[name] for part in parts)]) for name in MEDIA_COLUMNS}
+
+
+def clips_with(clips: DatasetDict, modality: str) -> DatasetDict:
+    """The clips that have a modality, without the splits that have none.
+
+    Raises:
+        ValueError: no clip of "train" has it.
+    """
+    chosen = {}
+    for split, rows in clips.items():
+        present = modalities_of(rows)[modality]
+        if present.any():
+            chosen[split] = rows if present.all() else rows.select(np.flatnonzero(present))
+    if "train" not in chosen:
+        raise ValueError(f"no clip has {modality}, so no {modality} tokenizer can be trained on them")
+    return DatasetDict(chosen)
 
 
 class TokenizeClips:
@@ -225,17 +254,25 @@ def _save_parquet(tokens: DatasetDict, folder: Path) -> None:
 
 
 def _check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:
-    row = next(rows for rows in clips.values() if len(rows)).with_format("numpy")[0]
-    image, audio = tokenizers.get("image"), tokenizers.get("audio")
-    if image is not None and len(row["frames"]) != image.config.num_frames:
+    image, row = tokenizers.get("image"), _first_with(clips, "image")
+    if image is not None and row is not None and len(row["frames"]) != image.config.num_frames:
         raise ValueError(
             f"the clips have {len(row['frames'])} frames, the image tokenizer takes num_frames="
             f"{image.config.num_frames}: prepare the data or train the tokenizer anew"
         )
-    if audio is None:
+    audio, row = tokenizers.get("audio"), _first_with(clips, "audio")
+    if audio is None or row is None:
         return
     if row["sampling_rate"] != audio.config.sampling_rate or len(row["audio"]) != audio.config.num_samples:
         raise ValueError(
             f"the clips have {len(row['audio'])} samples at {row['sampling_rate']} Hz, the audio tokenizer takes "
             f"{audio.config.num_samples} at {audio.config.sampling_rate}: prepare the data or train it anew"
         )
+
+
+def _first_with(clips: DatasetDict, modality: str) -> dict | None:
+    for rows in clips.values():
+        found = np.flatnonzero(modalities_of(rows)[modality])
+        if len(found):
+            return rows.with_format("numpy")[int(found[0])]
+    return None

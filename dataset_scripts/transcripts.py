@@ -174,7 +174,7 @@ def from_metadata(entry: dict) -> Transcript | None:
 
 
 def embedded_transcript(path: str | Path, language: str | None = None) -> Transcript | None:
-    """The first stream of text subtitles inside a video file, preferring one in `language`; None without one.
+    """The first stream of text subtitles inside a video file, preferring one in `language`; None without words.
 
     Raises:
         MediaError: the file cannot be opened.
@@ -185,7 +185,9 @@ def embedded_transcript(path: str | Path, language: str | None = None) -> Transc
             return None
         cues = list(_embedded_cues(container, in_language(streams, language), stream_origin(container)))
     # A subtitle without an end is shown until the next one comes.
-    ends = [cue.start for cue in cues[1:]] + [cues[-1].start if cues else 0.0]
+    if not cues:
+        return None
+    ends = [cue.start for cue in (*cues[1:], cues[-1])]
     cues = [cue if cue.end > cue.start else Cue(cue.start, end, cue.text) for cue, end in zip(cues, ends, strict=True)]
     return from_cues(cues)
 

@@ -319,6 +319,8 @@ class VideoClips(datasets.GeneratorBasedBuilder):
                 return read_transcript(folder / sources["sidecar"])
             except OSError as error:
                 raise MediaError(f"{sources['sidecar']} cannot be read ({error.strerror})") from error
+            except MediaError as error:
+                raise MediaError(f"{sources['sidecar']} holds {error}") from error
         return embedded_transcript(path, self.config.language)
 
     def _written_or_sound(self, folder: Path, name: str, sources: dict) -> tuple[Transcript | None, np.ndarray]:

@@ -7,11 +7,21 @@ from dataclasses import dataclass, field, fields
 
 from arguments import parse_args
 
-from dataset_scripts import AVDigits, AVDigitsConfig, ShapesWorld, ShapesWorldConfig, VideoClips, VideoClipsConfig
+from dataset_scripts import (
+    AVDigits,
+    AVDigitsConfig,
+    MediaRows,
+    MediaRowsConfig,
+    ShapesWorld,
+    ShapesWorldConfig,
+    VideoClips,
+    VideoClipsConfig,
+)
 from dataset_scripts.prepare import prepare_clips
 
 BUILDERS = {
     "video_clips": (VideoClips, VideoClipsConfig),
+    "media_rows": (MediaRows, MediaRowsConfig),
     "shapes_world": (ShapesWorld, ShapesWorldConfig),
     "av_digits": (AVDigits, AVDigitsConfig),
 }
@@ -23,7 +33,8 @@ class PrepareArguments:
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "folder of videos; where to write them for shapes_world; for av_digits the Hub if not given"
+            "help": "folder of videos; for media_rows any folder or data set; for shapes_world to write to; "
+            "for av_digits MNIST and FSDD, from the Hub if not given"
         },
     )
     builder: str = field(default="video_clips", metadata={"choices": list(BUILDERS)})
@@ -35,6 +46,11 @@ class PrepareArguments:
     asr_model: str | None = field(default=None, metadata={"help": "speech recognition model for clips without text"})
     language: str | None = field(default=None, metadata={"help": "of subtitles and speech"})
     strict: bool = field(default=False, metadata={"help": "an unusable file is an error"})
+    image_column: str | None = field(default=None, metadata={"help": "media_rows: where the pictures are"})
+    audio_column: str | None = field(default=None, metadata={"help": "media_rows: where the sounds are"})
+    video_column: str | None = field(default=None, metadata={"help": "media_rows: where the videos are"})
+    text_column: str | None = field(default=None, metadata={"help": "media_rows: where the texts are"})
+    subset: str | None = field(default=None, metadata={"help": "media_rows: which part of a data set on the Hub"})
     num_train: int | None = field(default=None, metadata={"help": "shapes_world, av_digits: clips to make"})
     num_validation: int | None = field(default=None, metadata={"help": "shapes_world: clips to make"})
     unseen_speaker: str | None = field(

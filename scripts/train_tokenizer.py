@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Image, List, load_from_disk
 from huggingface_hub.errors import StrictDataclassError
 from transformers import TrainingArguments, set_seed
 
-from dataset_scripts.tokenization import MEDIA_COLUMNS
+from dataset_scripts.tokenization import MEDIA_COLUMNS, clips_with
 from tokenizers_4m import TOKENIZERS
 from trainers import (
     ClipCollator,
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None):
         set_seed(training.seed)
         if args.tokenizer == "text":
             config = config_class(**vars(config_fields))
-            tokenizer = TOKENIZERS["text"].train_from_iterator(clips["train"]["text"], config)
+            tokenizer = TOKENIZERS["text"].train_from_iterator(clips_with(clips, "text")["train"]["text"], config)
             settings, log_history = changed_settings(config_fields), []
         else:
             tokenizer, log_history = train_with_gradients(args, config_class, config_fields, training, clips)
@@ -75,20 +75,15 @@ def main(argv: list[str] | None = None):
 
 
 def train_with_gradients(args, config_class, config_fields, training: TrainingArguments, clips: DatasetDict) -> tuple:
+    clips = clips_with(clips, config_class.modality)
     if args.tokenizer == "text_vq":
-        clips = clips.filter(lambda text: bool(text.strip()), input_columns="text", desc="clips with text")
-        config = config_class(**vars(config_fields))
-        tokenizer = TOKENIZERS["text_vq"].with_vocabulary(clips["train"]["text"], config)
+        tokenizer = TOKENIZERS["text_vq"].with_vocabulary(clips["train"]["text"], config_class(**vars(config_fields)))
     else:
         sizes = sizes_of(clips["train"])
         names = [name for name in FROM_DATA if name in sizes and name in config_class.__annotations__]
         config = config_class(**vars(config_fields), **{name: sizes[name] for name in names})
         tokenizer = TOKENIZERS[args.tokenizer](config)
     column = MEDIA_COLUMNS[tokenizer.modality]
-    if tokenizer.modality == "audio":
-        clips = clips.filter(lambda valid: valid > 0, input_columns="audio_valid", desc="clips with sound")
-        if not len(clips["train"]):
-            raise ValueError(f"{args.dataset}: no clip has sound, an audio tokenizer cannot be trained")
     if tokenizer.modality == "image":
         clips["train"] = mix_frames(clips["train"], training.seed)
     clips = clips.with_format("numpy", columns=[column])
@@ -118,14 +113,14 @@ def mix_frames(clips: Dataset, seed: int) -> Dataset:
 
 
 def sizes_of(rows) -> dict:
+    """What the first clip says of all; it may lack frames or sound where these are not needed."""
     row = rows.with_format("numpy")[0]
-    sampling_rate = int(row["sampling_rate"])
-    return {
-        "image_size": int(row["frames"][0].shape[0]),
-        "num_frames": len(row["frames"]),
-        "sampling_rate": sampling_rate,
-        "clip_seconds": len(row["audio"]) / sampling_rate,
-    }
+    sizes = {"sampling_rate": int(row["sampling_rate"])}
+    if len(row["frames"]):
+        sizes |= {"image_size": int(row["frames"][0].shape[0]), "num_frames": len(row["frames"])}
+    if len(row["audio"]):
+        sizes["clip_seconds"] = len(row["audio"]) / sizes["sampling_rate"]
+    return sizes
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import prepare_dataset
 import pytest
 import run_training
@@ -80,6 +81,43 @@ def test_data_sets_are_mixed_and_streamed(folder, tmp_path, monkeypatch):
         state = json.loads((tmp_path / name / "training" / "trainer_state.json").read_text())
         assert any("eval_loss_text" in entry or "eval_loss_image" in entry for entry in state["log_history"])
     assert state["global_step"] == 4
+
+
+def test_rows_that_lack_a_modality_go_all_the_way(folder, tmp_path):
+    """Captioned pictures, sounds with a text and pictures with a sound: prepared, tokenized, trained on."""
+    source = tmp_path / "in"
+    source.mkdir()
+    lacks = {}
+    for index in range(12):
+        lacking = ("audio", "image", "text")[index % 3]
+        if lacking != "image":
+            Image.new("RGB", (60, 50), (20 * index, 90, 90)).save(source / f"{index}.png")
+        if lacking != "audio":
+            soundfile.write(source / f"{index}.wav", np.sin(np.arange(32_000) * (index + 1) / 50) / 2, 16_000)
+        if lacking != "text":
+            (source / f"{index}.txt").write_text(f"the number {index}")
+        lacks[f"{index}.{'wav' if lacking == 'image' else 'png'}"] = lacking
+    words = f"--builder media_rows --data_dir {source} --output_dir {tmp_path}/data --validation_fraction 0.3"
+    sizes = "--num_frames 4 --image_size 48 --clip_seconds 2.0"
+    prepare_dataset.main([*words.split(), *sizes.split()])
+    for name in ("image", "audio", "text"):
+        words = f"{folder}/{name}.yaml --dataset {tmp_path}/data --output_dir {tmp_path}/tokenizers/{name}".split()
+        train_tokenizer.main([*words, *TRAINING])
+    tokenizers = ["--tokenizers", f"{tmp_path}/tokenizers"]
+    tokenize_dataset.main([*tokenizers, "--dataset", f"{tmp_path}/data", "--output_dir", f"{tmp_path}/tokens"])
+    tokens = load_from_disk(tmp_path / "tokens")
+    assert sum(tokens.num_rows.values()) == 12
+    for row in (*tokens["train"], *tokens["validation"]):
+        empty = [name for name in ("image", "audio", "text") if not row[f"{name}_ids"]]
+        assert empty == [lacks[row["video"]]]
+    words = [f"{folder}/model.yaml", "--dataset", f"{tmp_path}/tokens", "--output_dir", f"{tmp_path}/model"]
+    run_training.main([*words, *tokenizers, *TRAINING, "--logging_steps", "1"])
+    history = json.loads((tmp_path / "model" / "training" / "trainer_state.json").read_text())["log_history"]
+    for entry in history:
+        if "loss" in entry and "loss_image" in entry:  # the mean over those there are, whichever these are
+            parts = [value for name, value in entry.items() if name.startswith("loss_")]
+            assert entry["loss"] == pytest.approx(np.mean(parts), rel=1e-3)
+    assert any("eval_loss" in entry and np.isfinite(entry["eval_loss"]) for entry in history)
 
 
 def test_an_image_tokenizer_trains_on_clips_of_mixed_frames():

@@ -1,0 +1,264 @@
+"""MediaRows: pictures, sounds, videos and texts from anywhere as clips, of which each may lack a modality.
+
+The columns are those of `VideoClips` and so are the rules for broken files, but a row has only what its sample has: an
+image with a caption has no sound, a sound with a text has no frames.  What is absent is an empty list (`frames`,
+`audio`) or an empty string (`text`).  Samples are, by what `data_dir` is,
+
+- in a folder: the rows of each `metadata.jsonl` or `metadata.csv` (`file_name` and `*_file_name` relative to it, as in
+  the folder layouts of `datasets`), all other media files by their stem ("dog.png", "dog.wav", "dog.txt" are one
+  sample), and in .tar files the members of one stem (WebDataset);
+- the rows of a data set that was saved by `save_to_disk`, of a folder of Parquet files, or of a data set on the Hub.
+
+A still picture is repeated for every frame.  A video gives several rows and so does a sound without pictures of its
+own; a text without times belongs to all of them.
+
+    builder = MediaRows(data_dir="user/captioned_pictures", text_column="caption")
+    dataset = prepare_clips(builder, "my_clips")  # dataset_scripts.prepare
+"""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image, ImageOps
+
+from dataset_scripts.media import (
+    AudioReader,
+    MediaError,
+    check_size,
+    crop_square,
+    cut_windows,
+    probe,
+    sound_seconds,
+)
+from dataset_scripts.media_sources import KINDS, scan_samples, text_entry
+from dataset_scripts.media_tables import Tables, is_data_set, open_tables
+from dataset_scripts.transcripts import MAX_TEXT_BYTES, Transcript, embedded_transcript, from_metadata, read_transcript
+from dataset_scripts.video_clips import (
+    SourceFolder,
+    VideoClips,
+    VideoClipsConfig,
+    clip_features,
+    png_bytes,
+    read_windows,
+)
+
+# Others hand the file to another program (EPS) or are containers for anything.
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
+COPIED_BYTES = 1 << 20
+
+
+@dataclass
+class MediaRowsConfig(VideoClipsConfig):
+    """Settings of `MediaRows`: those of `VideoClipsConfig` and where each modality is.
+
+    Args:
+        data_dir: a folder, or the name of a data set on the Hub.
+        image_column, audio_column, video_column: column of the data set; column of metadata without its
+            "_file_name"; suffix in tar files.  None takes the first that is of the kind, and of picture and video the
+            video.
+        text_column: column of the data set or metadata, key in .json files; None takes the first of text, caption,
+            transcription, transcript and sentence.
+        subset: which configuration of a data set on the Hub.
+
+    Raises:
+        ValueError: a value is out of range; the message names the field.
+    """
+
+    image_column: str | None = None
+    audio_column: str | None = None
+    video_column: str | None = None
+    text_column: str | None = None
+    subset: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("image_column", "audio_column", "video_column", "text_column", "subset"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(f"{name} must be a name or None, got {value!r}")
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The column of each kind of media and of the text."""
+        return {kind: getattr(self, f"{kind}_column") for kind in (*KINDS, "text")}
+
+
+class MediaRows(VideoClips):
+    """Builder of the rows described at the top of this module."""
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = MediaRowsConfig
+    _tables: Tables | None = None
+
+    def read_source(self) -> SourceFolder:
+        name = self.config.data_dir
+        if name is None:
+            raise ValueError("data_dir must be set to a folder or to the name of a data set on the Hub")
+        folder = Path(name).expanduser().resolve()
+        if is_data_set(folder, name):
+            self._tables = open_tables(folder, name, self.config.subset, self.config.columns)
+            return SourceFolder(self._tables.folder, self._tables.samples(), [], self._tables.state())
+        if self.config.subset is not None:
+            raise ValueError(f"subset={self.config.subset!r} is for data sets on the Hub, data_dir is {folder}")
+        samples = scan_samples(folder, self.config.columns, self.config.language)
+        for kind, column in self.config.columns.items():
+            if column is not None and column not in samples.columns and kind != "text":
+                found = ", ".join(sorted(samples.columns)) or "none"
+                raise ValueError(f"{kind}_column: {folder} has no column {column!r}; there are {found}")
+        return SourceFolder(folder, samples.found, samples.skipped, samples.state)
+
+    def _info(self):
+        return datasets.DatasetInfo(
+            description="Clips of which each may lack frames, sound or text.", features=clip_features()
+        )
+
+    def _clips(self, folder: Path, name: str, sources: dict) -> Iterator[dict]:
+        with ExitStack() as stack:
+            sample = self._opened(stack, folder, sources)
+            text = sources.get("transcript") or self._text_of(sample) or Transcript()
+            empty = True
+            for start, end, images, (samples, valid) in self._windows(sample):
+                spoken = text.window(start, end) if end else text.text
+                if images or valid or spoken.strip():
+                    empty = False
+                    yield {
+                        "start": start,
+                        "end": end,
+                        "frames": images,
+                        "audio": samples if valid else samples[:0],
+                        "audio_valid": valid,
+                        "sampling_rate": self.config.sampling_rate,
+                        "text": spoken,
+                    }
+            if empty:
+                raise MediaError("has neither picture nor sound nor text")
+
+    def _windows(self, sample: dict) -> Iterator[tuple]:
+        """As `read_windows`, with the frames as PNG; a sample without times has one window that ends at 0."""
+        config, video, sound = self.config, sample["video"], sample["audio"]
+        with ExitStack() as stack:
+            reader = None
+            if sound is not None:
+                seconds = sound_seconds(sound)
+                reader = stack.enter_context(AudioReader(sound, config.sampling_rate, config.language))
+            if video is not None:
+                for start, end, images, own in read_windows(video, probe(video), config):
+                    heard = own if reader is None else reader.read(start, end, config.num_samples)
+                    yield start, end, [_as_image(png_bytes(image)) for image in images], heard
+                return
+            images = []
+            if sample["image"] is not None:
+                images = [_as_image(png_bytes(read_picture(sample["image"], config.image_size)))] * config.num_frames
+            if reader is None:
+                yield 0.0, 0.0, images, (np.zeros(0, dtype=np.float32), 0)
+                return
+            for start, end in cut_windows(0.0, seconds, config.clip_seconds):
+                yield start, end, images, reader.read(start, end, config.num_samples)
+
+    def _text_of(self, sample: dict) -> Transcript | None:
+        """The text that comes with a sample; None if there is none."""
+        transcript = None
+        if sample["metadata"] is not None:
+            try:
+                transcript = from_metadata(json.loads(sample["metadata"]))
+            except ValueError as error:
+                raise MediaError(f"{sample['metadata_place']}: {error}") from error
+        if transcript is None and sample["sidecar"] is not None:
+            transcript = self._read_text(sample["sidecar"])
+        if transcript is None and sample["video"] is not None:
+            transcript = embedded_transcript(sample["video"], self.config.language)
+        return transcript
+
+    def _read_text(self, path: Path) -> Transcript | None:
+        try:
+            if path.suffix.lower() != ".json":
+                return read_transcript(path)
+            if path.stat().st_size > MAX_TEXT_BYTES:
+                raise MediaError(f"more than {MAX_TEXT_BYTES // 10**6} megabytes of JSON beside it")
+            entry = json.loads(path.read_text(encoding="utf-8-sig"))
+            return from_metadata(text_entry(entry, self.config.text_column)) if isinstance(entry, dict) else None
+        except OSError as error:
+            raise MediaError(f"the text beside it cannot be read ({error.strerror})") from error
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, MediaError):
+                raise
+            raise MediaError(f"the text beside it is not as it should be ({error})") from error
+
+    def _written_or_sound(self, folder: Path, name: str, sources: dict) -> tuple[Transcript | None, np.ndarray]:
+        with ExitStack() as stack:
+            sample = self._opened(stack, folder, sources)
+            written, sound, seconds = self._text_of(sample), sample["audio"] or sample["video"], 0.0
+            if written is None and sound is not None:
+                seconds = sound_seconds(sound)
+            return written, self._sound(sound, seconds)
+
+    def _opened(self, stack: ExitStack, folder: Path, sources: dict) -> dict:
+        """The sample with paths in place of references, valid until `stack` is closed."""
+        if "row" in sources:
+            sources = self._tables.sample(*sources["row"])
+        sample = dict(sources)
+        for kind in (*KINDS, "sidecar"):
+            if sources[kind] is not None:
+                sample[kind] = stack.enter_context(_local_file(folder, sources[kind]))
+        return sample
+
+
+@contextmanager
+def _local_file(folder: Path, reference: str | dict) -> Iterator[Path]:
+    """A file, a member of a tar file or the content of a cell as a file on disk."""
+    if isinstance(reference, str):
+        yield folder / reference
+        return
+    # Copied because decoders read files at their own pace, some of them several times.
+    with tempfile.TemporaryDirectory(prefix="media_rows_") as scratch:
+        path = Path(scratch, "file").with_suffix(Path(reference["name"]).suffix[:10])
+        with open(path, "wb") as copy:
+            if "bytes" in reference:
+                copy.write(reference["bytes"])
+            else:
+                with open(folder / reference["tar"], "rb") as tar:
+                    tar.seek(reference["offset"])
+                    left = reference["size"]
+                    while left and (piece := tar.read(min(left, COPIED_BYTES))):
+                        copy.write(piece)
+                        left -= len(piece)
+        yield path
+
+
+def read_picture(path: str | Path, image_size: int) -> Image.Image:
+    """A picture file as it is meant to be seen, reduced to a small square.
+
+    Returns:
+        RGB image of `image_size` x `image_size`: upright, the centre square, of animations the first frame.
+
+    Raises:
+        MediaError: the file is empty, no picture or too large a one.
+    """
+    if Path(path).stat().st_size == 0:
+        raise MediaError("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that we allow, and of damaged tags
+            with Image.open(path, formats=PICTURE_FORMATS) as picture:
+                check_size(*picture.size)
+                picture.load()
+                if picture.mode.startswith("I;16"):  # 16 bits per pixel, which conversion would cut off at 255
+                    picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+                return crop_square(ImageOps.exif_transpose(picture).convert("RGB"), image_size)
+    except MediaError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"the picture is too large ({error})") from error
+    except Exception as error:  # whatever a decoder of a damaged picture may come upon
+        raise MediaError(f"is no picture, or a damaged one ({type(error).__name__}: {error})") from error
+
+
+def _as_image(data: bytes) -> dict:
+    return {"bytes": data, "path": None}

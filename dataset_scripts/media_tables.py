@@ -1,0 +1,170 @@
+"""Data sets with columns of media, on disk or on the Hub, as samples of `MediaRows`."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import huggingface_hub.constants
+from datasets import Audio, ClassLabel, DatasetDict, Image, Value, Video
+
+from dataset_scripts.media import MediaError
+from dataset_scripts.media_sources import KINDS, TEXT_COLUMNS, text_entry
+
+FEATURES = {"image": Image, "audio": Audio, "video": Video}
+SAVED_FILES = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
+SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+
+
+@dataclass
+class Tables:
+    """The splits of a data set with the columns that are read, media not decoded.
+
+    folder: where its files lie; a cell that names a file may name one in here only.
+    columns: of each of `KINDS` and of "text", None where there is none.
+    """
+
+    splits: DatasetDict
+    columns: dict[str, str | None]
+    folder: Path
+
+    def samples(self) -> dict[str, dict]:
+        """A reference to each row, by name: "train/12", or "12" if there is only one split, which can be divided."""
+        several = len(self.splits) > 1
+        return {
+            f"{split}/{index}" if several else str(index): {"row": [split, index]}
+            for split, rows in self.splits.items()
+            for index in range(len(rows))
+        }
+
+    def state(self) -> list:
+        """Differs between data sets, and between their versions."""
+        return [[split, rows._fingerprint, len(rows)] for split, rows in self.splits.items()]
+
+    def sample(self, split: str, index: int) -> dict:
+        """A row as a sample of `dataset_scripts.media_sources`, of which some files are {"name", "bytes"}.
+
+        Raises:
+            MediaError: a cell names a file that lies elsewhere.
+        """
+        row, features = self.splits[split][index], self.splits[split].features
+        sample = dict.fromkeys((*KINDS, "sidecar", "metadata"))
+        for kind in KINDS:
+            value = row.get(self.columns[kind])
+            if value is not None:
+                sample[kind] = self._file(value)
+        column = self.columns["text"]
+        if column is not None:
+            if isinstance(features[column], ClassLabel) and row[column] is not None and row[column] >= 0:
+                row[column] = features[column].int2str(row[column])
+            sample["metadata"] = json.dumps(text_entry(row, column))
+        return {**sample, "metadata_place": f"row {index}, column {column!r}"}
+
+    def _file(self, value: bytes | dict) -> dict | str:
+        value = {"bytes": value, "path": None} if isinstance(value, bytes) else value
+        name = value.get("path") or ""
+        if value.get("bytes") is not None:
+            return {"name": os.path.basename(name), "bytes": value["bytes"]}
+        path = Path(os.path.realpath(self.folder / name))
+        if not path.is_relative_to(self.folder) or not path.is_file():
+            raise MediaError(f"names a file that is missing or not of this data set: {name}")
+        return str(path)
+
+
+def is_data_set(folder: Path, name: str) -> bool:
+    """Whether `data_dir` is a data set of rows and no folder of media.
+
+    Raises:
+        ValueError: there is no such folder, and the name cannot be one on the Hub.
+    """
+    if folder.is_dir():
+        return any((folder / file).is_file() for file in SAVED_FILES) or bool(_parquet_files(folder))
+    if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise ValueError(f"data_dir is not a folder: {folder}")
+    return True
+
+
+def open_tables(folder: Path, name: str, subset: str | None, columns: dict[str, str | None]) -> Tables:
+    """Opens a data set that was saved by `save_to_disk`, a folder of Parquet files or a data set on the Hub.
+
+    Args:
+        folder, name: `data_dir` as a path and as it was given.
+        subset: as `name` of `datasets.load_dataset`.
+        columns: of each of `KINDS` and of "text"; None takes the first that fits.
+
+    Raises:
+        ValueError: there is no such data set, or no such column, or one of another type.
+    """
+    if not folder.is_dir():
+        try:
+            splits = datasets.load_dataset(name, subset)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"data_dir: {name!r} is no folder here and no data set on the Hub ({reason})") from error
+        folder = Path(huggingface_hub.constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}")
+    elif parquet := _parquet_files(folder):
+        splits = datasets.load_dataset("parquet", data_files=parquet)
+    else:
+        try:
+            splits = datasets.load_from_disk(str(folder))
+        except Exception as error:  # its JSON files may hold anything
+            raise ValueError(f"data_dir: {folder} cannot be loaded ({type(error).__name__}: {error})") from error
+        splits = splits if isinstance(splits, DatasetDict) else DatasetDict({"train": splits})
+        for rows in splits.values():
+            for file in rows.cache_files:
+                if not Path(os.path.realpath(file["filename"])).is_relative_to(folder):
+                    raise ValueError(f"data_dir: {folder} names a file outside of it: {file['filename']}")
+    splits = DatasetDict({SPLIT_NAMES.get(split, split): rows for split, rows in splits.items()})
+    chosen = _choose_columns(next(iter(splits.values())).features, columns)
+    wanted = [column for column in chosen.values() if column is not None]
+    if "words" in next(iter(splits.values())).features and chosen["text"] is not None:
+        wanted.append("words")
+    if not any(chosen.values()):
+        raise ValueError(f"data_dir: {name} has no column of pictures, sound, video or text that can be read")
+    for split, rows in splits.items():
+        rows = rows.with_format(None).select_columns(list(dict.fromkeys(wanted)))
+        for kind, feature in FEATURES.items():
+            if chosen[kind] is not None and isinstance(rows.features[chosen[kind]], feature):
+                rows = rows.cast_column(chosen[kind], feature(decode=False))
+        splits[split] = rows
+    return Tables(splits, chosen, Path(os.path.realpath(folder)))
+
+
+def _parquet_files(folder: Path) -> dict[str, list[str]]:
+    """Parquet files by split: that whose name a folder or file begins with, else "train"."""
+    splits: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        if path.name != "metadata.parquet" and Path(os.path.realpath(path)).is_relative_to(folder):
+            words = re.findall(r"[a-z]+", path.relative_to(folder).as_posix().lower())
+            names = ("train", "validation", "test", *SPLIT_NAMES)
+            split = next((word for word in words if word in names), "train")
+            splits.setdefault(SPLIT_NAMES.get(split, split), []).append(str(path))
+    return splits
+
+
+def _choose_columns(features: datasets.Features, columns: dict[str, str | None]) -> dict[str, str | None]:
+    chosen = {}
+    for kind, column in columns.items():
+        if column is not None:
+            if column not in features:
+                raise ValueError(f"{kind}_column: there is no column {column!r}; there are {', '.join(features)}")
+            good = kind == "text" or isinstance(features[column], FEATURES[kind]) or _is_binary(features[column])
+            if not good:
+                raise ValueError(f"{kind}_column: column {column!r} holds {features[column]}, not {kind} files")
+            chosen[kind] = column
+        elif kind == "text":
+            names = [name for name in TEXT_COLUMNS if name in features]
+            chosen[kind] = names[0] if names else None
+        else:
+            found = [name for name, feature in features.items() if isinstance(feature, FEATURES[kind])]
+            chosen[kind] = found[0] if found else None
+    if chosen["video"] is not None and chosen["image"] is not None:
+        unwanted = "video" if columns["video"] is None and columns["image"] is not None else "image"
+        chosen[unwanted] = None
+    return chosen
+
+
+def _is_binary(feature) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
