@@ -26,7 +26,7 @@ TIE = 1e-6  # seconds; a frame that starts exactly at the asked time counts as s
 LONGEST_DRIFT = 0.1  # seconds; timestamps of sound are often rounded, only larger jumps are real gaps
 MAX_PHASES = 4_000_000  # size of the resampling filter
 RESAMPLE_MARGIN = 0.05  # seconds of context on either side, several times the resampling kernel's width
-MAX_RATE = 768_000  # Hz; more is a broken header, and a second of it could fill the memory
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; others are a broken header: sound of days, or a memory full of it
 MAX_SECONDS = 100 * 3600  # a longer file has broken timestamps, and would give windows without end
 MAX_GAP = 600  # seconds; a video that shows fewer pictures than one in so long, on average, has broken timestamps too
 # Formats that name other files or addresses (HLS, DASH, concat, image sequences, SDP) would have FFmpeg open these.
@@ -306,8 +306,8 @@ class AudioReader(_Reader):
         for frame in _decoded(self.container, self.stream):
             if not frame.samples or not frame.rate:
                 continue
-            if frame.rate > MAX_RATE:
-                raise MediaError(f"the sampling rate is too high ({frame.rate} Hz, limit {MAX_RATE})")
+            if not MIN_RATE <= frame.rate <= MAX_RATE:
+                raise MediaError(f"a sampling rate beyond reason ({frame.rate} Hz, not {MIN_RATE} to {MAX_RATE})")
             if self._rate == 0:
                 # The exact resampling filter has a row per phase: for rates with hardly a common divisor it would
                 # fill the memory, and those are left to the converter.

@@ -140,6 +140,12 @@ class MediaRows(VideoClips):
             if empty:
                 raise MediaError("has neither picture nor sound nor text")
 
+    def _skip(self, name: str, reason: str) -> None:
+        super()._skip(name, reason)
+        sample = self._source.videos.get(name, {}) if self._source else {}
+        for file in {sample.get(kind) for kind in KINDS if isinstance(sample.get(kind), str)} - {name}:
+            super()._skip(file, f"belongs to {name}, which cannot be used")
+
     def _windows(self, sample: dict) -> Iterator[tuple]:
         """As `read_windows`, with the frames as PNG; a sample without times has one window that ends at 0."""
         config, video, sound = self.config, sample["video"], sample["audio"]

@@ -313,7 +313,8 @@ def _tar_members(path: Path, tar: str) -> Iterator[tuple[TarMember, str | None]]
             for member in archive:
                 number += 1
                 archive.members.clear()  # it would keep them all
-                found = TarMember(tar, os.path.normpath(member.name), member.offset_data, member.size)
+                name = member.name.encode("utf-8", "backslashreplace").decode()  # it may be in any encoding
+                found = TarMember(tar, os.path.normpath(name), member.offset_data, member.size)
                 if member.size < 0:  # where the next one begins would be before this one
                     yield found, "of negative size"
                     return

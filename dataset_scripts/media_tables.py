@@ -167,4 +167,6 @@ def _choose_columns(features: datasets.Features, columns: dict[str, str | None])
 
 
 def _is_binary(feature) -> bool:
+    if isinstance(feature, dict):  # as Image and Audio store their files, but not declared as one of them
+        return "bytes" in feature
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")

@@ -51,10 +51,8 @@ def write_report(out: Path, pipe, clips: EvaluationClips, evaluated: dict, summa
     ]
     figures = {name: main_figures(result) for name, result in summary["directions"].items()}
 
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2", "html"])
-    ).get_template("report.html.j2")
-    page = template.render(
+    page = render(
+        "report.html.j2",
         samples=[{name: true[name][i] for name in MODALITIES} for i in range(min(NUM_SAMPLES, len(few)))],
         reconstructions=reconstructions,
         curves=[(name, curve) for name in TRAININGS if (curve := loss_curves(out / name))],
@@ -67,3 +65,11 @@ def write_report(out: Path, pipe, clips: EvaluationClips, evaluated: dict, summa
     path = out / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def render(template: str, **values) -> str:
+    """A page from a template beside this file; all values are escaped."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2", "html"])
+    )
+    return templates.get_template(template).render(**values)

@@ -1,13 +1,21 @@
 """Subtitle files and words per window, on text written here."""
 
+import json
+from fractions import Fraction
+from types import SimpleNamespace
+
+import av
 import numpy as np
 import pytest
+from test_video_clips import prepare, write_video
 
+from dataset_scripts.media import AudioReader, in_language
 from dataset_scripts.transcripts import (
     Cue,
     Transcript,
     clean_subtitle,
     decode_text,
+    embedded_transcript,
     from_metadata,
     parse_subtitles,
     read_transcript,
@@ -25,6 +33,71 @@ def test_subrip_in_any_encoding(tmp_path, encoding, line_end):
     transcript = read_transcript(path)
     assert transcript.text == "lay white by S zero été"
     assert transcript.cues == (Cue(0.9, 1.6, "lay white"), Cue(1.6, 3602.6, "by S zero été"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("suffix", [".vtt", ".txt"])
+def test_webvtt_and_plain_text_in_any_encoding(tmp_path, encoding, line_end, suffix):
+    text = "WEBVTT\n\n00:00.900 --> 00:02.600\nd\u00e9j\u00e0 vu\n" if suffix == ".vtt" else "d\u00e9j\u00e0 vu\n"
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    (tmp_path / f"clip{suffix}").write_bytes((mark + text).replace("\n", line_end).encode(encoding))
+    cues = (Cue(0.9, 2.6, "d\u00e9j\u00e0 vu"),) if suffix == ".vtt" else None
+    assert read_transcript(tmp_path / f"clip{suffix}") == Transcript("d\u00e9j\u00e0 vu", cues)
+
+
+@pytest.mark.parametrize(
+    ("languages", "wanted", "found"),
+    [
+        (["eng", "spa"], "es", "spa"),
+        (["fre", "ger"], "de", "ger"),
+        (["fra", "deu"], "de", "deu"),
+        (["en", "pt"], "pt-BR", "pt"),
+        (["slo", "slv"], "sl", "slv"),
+        (["eng", "fra"], "fra", "fra"),
+        ([None, "eng"], None, None),
+        (["eng", "fra"], "ja", "eng"),
+    ],
+)
+def test_language_of_a_stream(languages, wanted, found):
+    streams = [SimpleNamespace(language=language) for language in languages]
+    assert in_language(streams, wanted).language == found and in_language([], wanted) is None
+
+
+@pytest.fixture
+def two_tracks(tmp_path):
+    """A silent English track and a loud Spanish one, each with its subtitles."""
+    path = tmp_path / "in" / "two.mkv"
+    path.parent.mkdir()
+    with av.open(str(write_video(tmp_path / "video.mkv"))) as source, av.open(str(path), "w") as container:
+        picture = container.add_stream_from_template(source.streams.video[0])
+        tracks = [
+            (container.add_stream("pcm_s16le", rate=8_000), 0.1),
+            (container.add_stream("pcm_s16le", rate=8_000), 0.5),
+        ]
+        for (track, _), language in zip(tracks, ("eng", "spa"), strict=True):
+            track.codec_context.layout = "mono"
+            track.metadata["language"] = language
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = picture
+                container.mux(packet)
+        for track, level in tracks:
+            frame = av.AudioFrame.from_ndarray(np.full((1, 8_000), level * 32767, np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8_000, 0, Fraction(1, 8_000)
+            container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("language", "level"), [(None, 0.1), ("en", 0.1), ("es", 0.5), ("de", 0.1)])
+def test_the_track_of_sound_in_a_language(two_tracks, tmp_path, language, level):
+    with AudioReader(two_tracks, 8_000, language) as reader:
+        samples, valid = reader.read(0.0, 1.0, 8_000)
+    assert valid == 8_000 and np.allclose(samples, level, atol=0.01)
+    clips, _ = prepare(two_tracks.parent, tmp_path / "out", language=language)
+    assert np.allclose(clips["train"][0]["audio"], level, atol=0.01)
+    assert embedded_transcript(two_tracks, language) is None
 
 
 def test_webvtt_notes_settings_and_tags():
@@ -125,6 +198,7 @@ def tiny_whisper(tmp_path_factory):
         pad_token_id=config.pad_token_id,
         bos_token_id=config.bos_token_id,
         is_multilingual=True,
+        alignment_heads=[[0, 0]],
         lang_to_id={"<|en|>": ids["<|en|>"]},
         task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
         no_timestamps_token_id=ids["<|notimestamps|>"],
@@ -138,8 +212,27 @@ def tiny_whisper(tmp_path_factory):
 
 @pytest.mark.parametrize("language", [None, "en"])
 def test_speech_recognition(tiny_whisper, language):
-    sound = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
-    (transcript,) = recognise_speech([sound], 8_000, tiny_whisper, language)
-    assert isinstance(transcript.text, str)
-    assert transcript.window(0, 3) is not None
-    assert recognise_speech([np.zeros(8_000, np.float32)], 8_000, tiny_whisper) == [Transcript()]
+    draw = np.random.default_rng(0)
+    # One longer than what the model hears at once, and silence, in which there is nothing to hear.
+    sounds = [draw.normal(0, 0.1, seconds * 8_000).astype(np.float32) for seconds in (3, 0, 41, 1)]
+    sounds.append(np.zeros(8_000, np.float32))
+    transcripts = recognise_speech(sounds, 8_000, tiny_whisper, language)
+    assert transcripts[1] == transcripts[4] == Transcript() and len(transcripts) == 5
+    assert all(transcripts[index].text for index in (0, 2, 3))
+    alone = [recognise_speech([sound], 8_000, tiny_whisper, language, batch_size=1)[0] for sound in sounds]
+    assert [transcript.text for transcript in transcripts] == [transcript.text for transcript in alone]
+
+
+def test_clips_without_text_are_heard(tiny_whisper, tmp_path):
+    draw = np.random.default_rng(0)
+    for name in "abc":
+        write_video(tmp_path / "in" / f"{name}.mkv", sound=draw.normal(0, 0.1, 8_000).clip(-1, 1))
+    write_video(tmp_path / "in" / "mute.mkv")
+    (tmp_path / "in" / "broken.mkv").touch()
+    (tmp_path / "in" / "b.txt").write_text("as written")
+    clips, skipped = prepare(tmp_path / "in", tmp_path / "out", asr_model=tiny_whisper)
+    texts = dict(zip(clips["train"]["video"], clips["train"]["text"], strict=True))
+    assert texts["b.mkv"] == "as written" and texts["mute.mkv"] == "" and set(skipped) == {"broken.mkv"}
+    assert texts["a.mkv"] or texts["c.mkv"]
+    preparation = json.loads((tmp_path / "out" / "preparation.json").read_text())
+    assert preparation["config"]["asr_model"] == tiny_whisper
