@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-from test_video_clips import prepare, write_video
+from test_video_clips import DATA, prepare, write_video
 
 from dataset_scripts.media import AudioReader, in_language
 from dataset_scripts.transcripts import (
@@ -15,7 +15,6 @@ from dataset_scripts.transcripts import (
     Transcript,
     clean_subtitle,
     decode_text,
-    embedded_transcript,
     from_metadata,
     parse_subtitles,
     read_transcript,
@@ -66,38 +65,54 @@ def test_language_of_a_stream(languages, wanted, found):
 
 @pytest.fixture
 def two_tracks(tmp_path):
-    """A silent English track and a loud Spanish one, each with its subtitles."""
+    """A quiet English track and a loud Spanish one, each with its subtitles if there are real ones to take after."""
     path = tmp_path / "in" / "two.mkv"
     path.parent.mkdir()
-    with av.open(str(write_video(tmp_path / "video.mkv"))) as source, av.open(str(path), "w") as container:
-        picture = container.add_stream_from_template(source.streams.video[0])
-        tracks = [
-            (container.add_stream("pcm_s16le", rate=8_000), 0.1),
-            (container.add_stream("pcm_s16le", rate=8_000), 0.5),
-        ]
-        for (track, _), language in zip(tracks, ("eng", "spa"), strict=True):
-            track.codec_context.layout = "mono"
+    template = DATA / "odd" / "gen_subs.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mjpeg", rate=20)
+        video.width, video.height, video.pix_fmt = 16, 16, "yuvj420p"
+        tracks, subtitles = [container.add_stream("pcm_s16le", rate=8_000) for _ in range(2)], []
+        if template.is_file():
+            with av.open(str(template)) as real:
+                subtitles = [container.add_stream_from_template(real.streams.subtitles[0]) for _ in range(2)]
+        for track, language in zip((*tracks, *subtitles), ("eng", "spa") * 2, strict=False):
             track.metadata["language"] = language
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = picture
-                container.mux(packet)
-        for track, level in tracks:
-            frame = av.AudioFrame.from_ndarray(np.full((1, 8_000), level * 32767, np.int16), "s16", "mono")
-            frame.sample_rate, frame.pts, frame.time_base = 8_000, 0, Fraction(1, 8_000)
-            container.mux(track.encode(frame))
+        for track in tracks:
+            track.codec_context.layout = "mono"
+        for track, level in zip(tracks, (0.1, 0.5), strict=True):
+            sound = np.full((1, 8_000), level * 32767, np.int16)
+            for begin in range(0, 8_000, 400):
+                frame = av.AudioFrame.from_ndarray(sound[:, begin : begin + 400], "s16", "mono")
+                frame.sample_rate, frame.pts, frame.time_base = 8_000, begin, Fraction(1, 8_000)
+                container.mux(track.encode(frame))
             container.mux(track.encode(None))
+        for index in range(20):
+            frame = av.VideoFrame(16, 16, "yuvj420p")
+            frame.pts, frame.time_base = index, Fraction(1, 20)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for stream, words in zip(subtitles, (b"hello", b"hola"), strict=False):
+            packet = av.Packet(words)
+            packet.stream, packet.time_base = stream, Fraction(1, 1000)
+            packet.pts = packet.dts = 200
+            packet.duration = 500
+            container.mux(packet)
     return path
 
 
-@pytest.mark.parametrize(("language", "level"), [(None, 0.1), ("en", 0.1), ("es", 0.5), ("de", 0.1)])
-def test_the_track_of_sound_in_a_language(two_tracks, tmp_path, language, level):
+@pytest.mark.parametrize(
+    ("language", "level", "text"),
+    [(None, 0.1, "hello"), ("en", 0.1, "hello"), ("es", 0.5, "hola"), ("de", 0.1, "hello")],
+)
+def test_the_tracks_of_a_language(two_tracks, tmp_path, language, level, text):
     with AudioReader(two_tracks, 8_000, language) as reader:
         samples, valid = reader.read(0.0, 1.0, 8_000)
     assert valid == 8_000 and np.allclose(samples, level, atol=0.01)
     clips, _ = prepare(two_tracks.parent, tmp_path / "out", language=language)
     assert np.allclose(clips["train"][0]["audio"], level, atol=0.01)
-    assert embedded_transcript(two_tracks, language) is None
+    if DATA.is_dir():
+        assert clips["train"][0]["text"] == text
 
 
 def test_webvtt_notes_settings_and_tags():
