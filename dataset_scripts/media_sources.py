@@ -216,7 +216,8 @@ def _add_entry(samples: Samples, place, base, entry: dict, fields: dict, columns
         samples.skip(file, problem)
     if not problems:
         places[name] = place
-        samples.add(name, _one_picture(references, columns), text_entry(entry, columns.get("text")), place)
+        references = _one_picture(samples, references, columns)
+        samples.add(name, references, text_entry(entry, columns.get("text")), place)
 
 
 def text_entry(entry: dict, column: str | None) -> dict:
@@ -246,8 +247,6 @@ def _add_stems(samples: Samples, names: list[str], columns: dict, language: str 
     lower = {name.lower(): name for name in reversed(names)}
     texts = set()
     for stem, group in groups.items():
-        if "video" in group and "image" in group:
-            samples.skip(group["image"], f"a picture beside {group['video']}, which has pictures of its own")
         by_suffix = {}
         for option in (*sidecar_names(f"{stem}.", language), f"{stem}.json"):
             name = lower.get(option.lower())
@@ -255,17 +254,22 @@ def _add_stems(samples: Samples, names: list[str], columns: dict, language: str 
                 texts.add(name)
                 by_suffix.setdefault(option.rpartition(".")[2], name)
         name = group.get("video") or group.get("image") or group["audio"]
-        samples.add(name, _one_picture(group, {}) | {"sidecar": _choose_text(by_suffix, columns.get("text"))})
+        references = _one_picture(samples, group, {})
+        samples.add(name, references | {"sidecar": _choose_text(by_suffix, columns.get("text"))})
     for name in names:
         if kind_of(name) == "sidecar" and name not in texts:
             samples.skip(name, "text file without a media file of the same name")
 
 
-def _one_picture(references: dict, columns: dict) -> dict:
-    """The references without the picture of a video, unless it is asked for by name."""
-    unwanted = "image" if columns.get("image") is None else "video" if columns.get("video") is None else "image"
-    both = "video" in references and "image" in references
-    return {kind: name for kind, name in references.items() if not both or kind != unwanted}
+def _one_picture(samples: Samples, references: dict, columns: dict) -> dict:
+    """The references without the picture beside a video, or without the video if only the picture is asked for."""
+    if not ("video" in references and "image" in references):
+        return references
+    unwanted = "video" if columns.get("video") is None and columns.get("image") is not None else "image"
+    left_out = references[unwanted]
+    name = left_out if isinstance(left_out, str) else f"{left_out['tar']}/{left_out['name']}"
+    samples.skip(name, "of a video and a picture in one sample only one can count; this is the other")
+    return {kind: reference for kind, reference in references.items() if kind != unwanted}
 
 
 def _add_members(samples: Samples, folder: Path, tar: str, columns: dict) -> None:
@@ -299,7 +303,7 @@ def _add_members(samples: Samples, folder: Path, tar: str, columns: dict) -> Non
     for stem, group in groups.items():
         name = next(group[kind]["name"] for kind in KINDS if kind in group)
         text = _choose_text(texts.pop(stem, {}), columns.get("text"))
-        samples.add(f"{tar}/{name}", _one_picture(group, columns) | {"sidecar": text})
+        samples.add(f"{tar}/{name}", _one_picture(samples, group, columns) | {"sidecar": text})
     for group in texts.values():
         for member in group.values():
             samples.skip(f"{tar}/{member['name']}", "text without media of the same name")
