@@ -66,7 +66,7 @@ def preview(clips: DatasetDict, title: str, preparation: dict, skipped: list[dic
                 "clips": len(rows),
                 "sources": len(rows.unique("video")),
                 **{name: int(there.sum()) for name, there in present.items()},
-                "hours": float(lengths[split].sum() / 3600),
+                "minutes": float(lengths[split].sum() / 60),
             }
         )
     return render(

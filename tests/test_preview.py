@@ -57,7 +57,7 @@ def test_page(folder):
     assert path == folder / "out.html"
     page = Page(path.read_text(encoding="utf-8"))
     # 7 clips of 6 samples, 5 with pictures, 2 with sound, all with text, 2 seconds together.
-    assert "train 7 6 5 2 7 0.00" in page.text
+    assert "train 7 6 5 2 7 0.03" in page.text and "7 clips of 0.03 minutes" in page.text
     assert "4 in all" in page.text and "empty file 3 empty0.wav, empty1.wav, empty2.wav" in page.text
     # One histogram; the clips 0, 2, 4 and 6, of which the last is sound.
     pictures = [Image.open(io.BytesIO(data)) for data in page.embedded["image/png"]]
