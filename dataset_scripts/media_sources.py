@@ -224,7 +224,8 @@ def text_entry(entry: dict, column: str | None) -> dict:
     """What `from_metadata` reads of an entry: its text, from one column or the first of `TEXT_COLUMNS`, and words."""
     columns = (column,) if column else TEXT_COLUMNS
     text = next((entry[name] for name in columns if entry.get(name) is not None), None)
-    return {"text": text, "words": entry.get("words")}
+    words = entry.get("words")
+    return {"text": text, "words": None if isinstance(words, str) else words}  # CSV knows no lists: it is another text
 
 
 def _choose_text(by_suffix: dict, column: str | None):

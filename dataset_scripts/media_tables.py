@@ -117,9 +117,10 @@ def open_tables(folder: Path, name: str, subset: str | None, columns: dict[str, 
                 if not Path(os.path.realpath(file["filename"])).is_relative_to(folder):
                     raise ValueError(f"data_dir: {folder} names a file outside of it: {file['filename']}")
     splits = DatasetDict({SPLIT_NAMES.get(split, split): rows for split, rows in splits.items()})
-    chosen = _choose_columns(next(iter(splits.values())).features, columns)
+    features = next(iter(splits.values())).features
+    chosen = _choose_columns(features, columns)
     wanted = [column for column in chosen.values() if column is not None]
-    if "words" in next(iter(splits.values())).features and chosen["text"] is not None:
+    if chosen["text"] is not None and isinstance(getattr(features.get("words"), "feature", None), dict):  # with times
         wanted.append("words")
     if not any(chosen.values()):
         raise ValueError(f"data_dir: {name} has no column of pictures, sound, video or text that can be read")

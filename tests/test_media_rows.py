@@ -68,7 +68,7 @@ def test_metadata_names_the_files_of_a_row(tmp_path, kind):
     write_sound(source / "c.flac", 2.0, 0.5)
     write_picture(source / "free.png", "lime")
     rows = [
-        {"image_file_name": "a.png", "audio_file_name": "a.wav", "caption": "both, and a text"},
+        {"image_file_name": "a.png", "audio_file_name": "a.wav", "caption": "both, and a text", "words": "any"},
         {"image_file_name": "sub/b.jpg", "mask_file_name": "mask.png", "caption": "only a picture"},
         {"audio_file_name": "c.flac", "caption": "a sound of two clips"},
         {"image_file_name": "a.png", "audio_file_name": "c.flac"},
