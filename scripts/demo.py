@@ -108,7 +108,5 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{out / 'report.html'}  ({minutes:.1f} minutes)")
 
 
-
-
 if __name__ == "__main__":
     main()

@@ -3,13 +3,11 @@
 preview_dataset.py --dataset OUT [--output OUT.html]
 """
 
-import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from arguments import parse_args
 from datasets import DatasetDict, load_from_disk
@@ -17,7 +15,7 @@ from report import render
 
 from dataset_scripts.prepare import SKIPPED_FILE, read_preparation
 from dataset_scripts.tokenization import modalities_of
-from trainers.evaluation.embed import data_uri, picture, player
+from trainers.evaluation.embed import picture, player, plot
 
 MOST_REASONS, MOST_FILES = 20, 5  # listed, of each reason
 
@@ -103,15 +101,12 @@ def durations(rows) -> np.ndarray:
 
 def histogram(lengths: dict[str, np.ndarray]) -> str:
     """How long the clips of each split are, as an embedded picture."""
-    figure, axis = plt.subplots(figsize=(5.2, 2.2))
-    axis.hist(list(lengths.values()), bins=30, label=list(lengths), stacked=True)
-    axis.set(xlabel="seconds", ylabel="clips")
-    axis.legend(fontsize=7)
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    plt.close(figure)
-    return data_uri(buffer, "image/png")
+
+    def draw(axis):
+        axis.hist(list(lengths.values()), bins=30, label=list(lengths), stacked=True)
+        axis.set(xlabel="seconds", ylabel="clips")
+
+    return plot(draw, height=2.2)
 
 
 def spread(rows, number: int):

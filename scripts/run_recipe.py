@@ -30,7 +30,7 @@ class RecipeArguments:
     tokenizers: json.loads = field(metadata={"help": "configuration file of the tokenizer of each modality, JSON"})
     model: str = field(metadata={"help": "configuration file of nano4M"})
     data_dir: str | None = field(default=None, metadata={"help": "where the raw data are"})
-    judge: str | None = field(default=None, metadata={"help": "configuration file of the judge, if one is to be trained"})
+    judge: str | None = field(default=None, metadata={"help": "configuration file of the judge, to train one"})
     evaluation: json.loads = field(default=None, metadata={"help": "options of evaluate_model.py, JSON"})
     seed: int = field(default=0, metadata={"help": "of every training"})
 
