@@ -19,7 +19,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -220,9 +220,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
 
     def skipped_files(self) -> list[SkippedFile]:
         """Files that gave no row, by name; known once the dataset is prepared, also if it came from the cache."""
-        paths = sorted(Path(self._output_dir).glob(SKIPPED_FILES))
-        records = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
-        return sorted(SkippedFile(**record) for record in records)
+        return read_skipped(Path(self._output_dir).glob(SKIPPED_FILES))
 
     def download_and_prepare(self, *args, **kwargs):
         """As in the base class; looks at the source folder first, because the cache depends on what it holds."""
@@ -321,10 +319,10 @@ class VideoClips(datasets.GeneratorBasedBuilder):
                 raise MediaError(f"{sources['sidecar']} cannot be read ({error.strerror})") from error
         transcript = embedded_transcript(path, self.config.language)
         if transcript is None and self.config.asr_model is not None and info.has_audio:
-            rate, end = self.config.sampling_rate, info.duration
+            rate = self.config.sampling_rate
             with AudioReader(path, rate) as reader:
-                sound, valid = reader.read(0.0, end, round(end * rate))
-            transcript = recognise_speech(sound[:valid], rate, self.config.asr_model, self.config.language)
+                sound = reader.read_through(info.duration)
+            transcript = recognise_speech(sound, rate, self.config.asr_model, self.config.language)
         return transcript or Transcript()
 
     def _skip(self, name: str, reason: str) -> None:
@@ -338,6 +336,11 @@ class VideoClips(datasets.GeneratorBasedBuilder):
             (cache / SKIPPED_FILES.replace("*", key)).write_text(json.dumps(record), encoding="utf-8")
 
 
+def read_skipped(records: Iterable[Path]) -> list[SkippedFile]:
+    """What a builder noted down about files that gave no row, by name; `records` are its SKIPPED_FILES."""
+    return sorted(SkippedFile(**json.loads(path.read_text(encoding="utf-8"))) for path in records)
+
+
 def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Iterator[tuple]:
     """The clips of one video.
 
@@ -347,12 +350,13 @@ def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Itera
     Raises:
         MediaError: the file cannot be opened or no frame can be decoded.
     """
-    video = VideoReader(path, config.image_size)
+    windows = cut_windows(info.first_frame, info.duration, config.clip_seconds)
+    times = [slice_midpoints(start, end, config.num_frames) for start, end in windows]
+    video = VideoReader(path, config.image_size, info.packets, sum(times, []))
     try:
         with AudioReader(path, config.sampling_rate) as audio:
-            windows = cut_windows(info.first_frame, info.duration, config.clip_seconds)
             for number, (start, end) in enumerate(windows):
-                images = [video.frame_at(time) for time in slice_midpoints(start, end, config.num_frames)]
+                images = [video.frame_at(time) for time in times[number]]
                 damaged = video.finished and video.end < end - 2 * info.frame_seconds
                 if damaged:
                     # Decoding stopped before the headers say.  What is there counts like a shorter video.
