@@ -1,6 +1,6 @@
 """From a builder of clips to a folder that training reads: the rows, what was skipped and how it was made.
 
-The rows are made in shards beside the output folder (dataset_scripts.shards), which a run that was stopped finds again.
+The rows are made in shards beside the output folder (dataset_scripts.shards); a run that was stopped finds them again.
 """
 
 import dataclasses

@@ -84,7 +84,7 @@ def make_shards(
 
 
 def write_shard(
-    builder: datasets.GeneratorBasedBuilder, folder: Path, shard: Shard, on_file=lambda count: None
+    builder: datasets.GeneratorBasedBuilder, folder: Path, shard: Shard, on_file: Callable[[int], object]
 ) -> None:
     """Writes one shard; `on_file` is called with 1 after each source file."""
     unfinished = folder / f".{shard.name}.unfinished"
