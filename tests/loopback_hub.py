@@ -1,8 +1,8 @@
 """A Hub on this machine: as much of its HTTP interface as `huggingface_hub` uses to upload and download models.
 
-Uploading data sets works as well. Files of any size go over LFS if their name says weights or rows, and into the commit
-otherwise, as on the real one. It keeps everything in memory, and refuses whatever it does not know, so that a test never
-passes by a request that got lost.
+Uploading data sets works as well. Files of any size go over LFS if their name says weights or rows, and into the
+commit otherwise, as on the real one. It keeps everything in memory, and refuses whatever it does not know, so that a
+test never passes by a request that got lost.
 """
 
 import base64
