@@ -173,6 +173,7 @@ class VideoReader(_Reader):
         self._shown = self._next = None  # (time, frame): the frame being shown and the one after it
         # The last (time, picture) made, because slow videos show a frame many times.
         self._picture = (None, None)
+        self._turns = None
 
     def _open(self) -> None:
         self.container = open_container(self.path)
@@ -206,8 +207,11 @@ class VideoReader(_Reader):
         self.finished = self._next is None
         shown_at, frame = self._shown
         if self._picture[0] != shown_at:
+            if self._turns is None:
+                # A frame whose side data were looked at refers to itself and stays in memory for long: only the first.
+                self._turns = _turns(frame)
             try:
-                picture = square_picture(frame, self.image_size, self._pixel_ratio)
+                picture = square_picture(frame, self.image_size, self._pixel_ratio, self._turns)
             except (av.FFmpegError, ValueError) as error:
                 raise MediaError(f"a frame cannot be converted to RGB ({_reason(error)})") from error
             self._picture = (shown_at, picture)
@@ -410,13 +414,16 @@ def stream_origin(container: av.container.InputContainer) -> float:
     return _origin(*_first_streams(container))
 
 
-def square_picture(frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1.0) -> Image.Image:
+def square_picture(
+    frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1.0, turns: list[Image.Transpose] | None = None
+) -> Image.Image:
     """A decoded frame as it is meant to be seen, reduced to a small square.
 
     Args:
         frame: in any pixel format.
         image_size: side of the result, pixels.
         pixel_ratio: width over height of one stored pixel (the sample aspect ratio).
+        turns: what makes it upright; by default taken from the frame.
 
     Returns:
         RGB image: the centre square, scaled with antialiasing and turned upright.
@@ -431,7 +438,7 @@ def square_picture(frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1
     left, top = (width - across) / 2, (height - down) / 2
     box = (left, top, min(left + across, width), min(top + down, height))
     picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-    for turn in _turns(frame):
+    for turn in _turns(frame) if turns is None else turns:
         picture = picture.transpose(turn)
     return picture
 
