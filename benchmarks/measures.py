@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.baseline import IGNORED, Baseline4M, MaskedDataset
 from benchmarks.baseline import generate as baseline_generate
+from benchmarks.preparation import prepare
 from modeling_nano4m import Nano4MConfig, Nano4MModel, UnmaskingScheduler
 from trainers import DrawnRows, DrawSampler, MaskingCollator
 
@@ -35,6 +36,8 @@ class Sizes:
         masking_batch_size, masking_rows, masking_seconds: rows are masked over and over for at least that long.
         generation_steps, generation_batch_size: of nano4M; the baseline takes one sample at a time.
         matmul_sizes: sides of the square matrices whose product shows what the machine can do.
+        video_seconds, video_height, video_key_frames: of the video to prepare; the last one is the number of pictures
+            from one key frame to the next.
     """
 
     vocab_sizes: tuple[int, ...] = (64_000, 64_000, 64_000, 50_304)
@@ -53,6 +56,9 @@ class Sizes:
     generation_steps: int = 64
     generation_batch_size: int = 8
     matmul_sizes: tuple[int, ...] = (1024, 2048, 4096)
+    video_seconds: float = 1200.0
+    video_height: int = 1080
+    video_key_frames: int = 250
     device: str = "cpu"
     compiled: bool = False
 
@@ -74,6 +80,9 @@ QUICK = Sizes(
     generation_steps=4,
     generation_batch_size=2,
     matmul_sizes=(64, 128),
+    video_seconds=6.0,
+    video_height=64,
+    video_key_frames=20,
 )
 
 
@@ -361,6 +370,8 @@ def _cpu_measures() -> list[Measure]:
     rows.append(Measure("masking", "samples/s", "samples_per_second", *sides, 15, 40))
     sides = partial(generate, "ours"), partial(generate, "baseline")
     rows.append(Measure("generation", "tokens/s", "tokens_per_second", *sides, 2, 8))
+    sides = partial(prepare, "ours"), partial(prepare, "baseline")
+    rows.append(Measure("preparation", "clips/s", "clips_per_second", *sides, 3, 10))
     # The machine itself is the baseline here: the fastest matrix product it can do.
     sides = partial(train, "ours"), matmul_peak
     rows.append(Measure("model_flops", "GFLOP/s", "flops_per_second", *sides, 0.6, 0.75, scale=1e-9))

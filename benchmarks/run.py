@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="measures to run; all if not given")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, help="turns of each side; 3 if not given, 1 with --quick")
+    parser.add_argument("--video_seconds", type=float, help="length of the video to prepare; 1200 if not given")
+    parser.add_argument("--video_key_frames", type=int, help="pictures between its key frames; 250 if not given")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks.json"))
     parser.add_argument("--side", choices=SIDES, help="only run this side here and print its figures as JSON")
     arguments = parser.parse_args(argv)
@@ -45,13 +47,16 @@ def main(argv: list[str] | None = None) -> None:
     repeats = arguments.repeats if arguments.repeats is not None else (1 if arguments.quick else 3)
     if repeats < 1:
         parser.error(f"--repeats must be at least 1, not {repeats}")
-    sizes = replace(QUICK if arguments.quick else Sizes(), device=arguments.device)
+    video = {name: getattr(arguments, name) for name in ("video_seconds", "video_key_frames")}
+    video = {name: value for name, value in video.items() if value is not None}
+    sizes = replace(QUICK if arguments.quick else Sizes(), device=arguments.device, **video)
     if arguments.side:
         for name in names:
             print(json.dumps(run_side(known[name], arguments.side, sizes)))
         return
 
     options = ["--device", arguments.device, *(["--quick"] if arguments.quick else [])]
+    options += [word for name, value in video.items() for word in (f"--{name}", str(value))]
     rows = []
     with tqdm(total=len(names) * repeats * len(SIDES), file=sys.stderr) as progress:
         for name in names:
@@ -121,7 +126,7 @@ def markdown(rows: list[dict]) -> str:
     for row in rows:
         sign = "≤" if row["details"]["smaller_is_better"] else "≥"
         targets = ["" if row[key] is None else f"{sign} {row[key]:g}" for key in ("must", "aim")]
-        figures = [f"{row['ours']:,.0f}", f"{row['baseline']:,.0f}", f"{row['ratio']:.2f}"]
+        figures = [*(f"{row[side]:,.{0 if row[side] >= 100 else 1}f}" for side in SIDES), f"{row['ratio']:.2f}"]
         cells.append((row["name"], row["unit"], *figures, *targets))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     # Words to the left, numbers to the right.

@@ -30,12 +30,13 @@ import torch
 from PIL import Image
 from torchaudio.functional import resample
 
-from dataset_scripts.video_clips import SkippedFile, clip_features, png_bytes
+from dataset_scripts.video_clips import clip_features, png_bytes
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = ("train", "validation")
 SAMPLING_RATE = 8_000  # Hz, of FSDD
 MNIST_HUB, FSDD_HUB = "ylecun/mnist", "mteb/free-spoken-digit-dataset"
+ROWS_PER_PART = 1_000
 RECORDING_NAME = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
 CAPTIONS = (
     "{digit}",
@@ -146,10 +147,6 @@ class AVDigits(datasets.GeneratorBasedBuilder):
         content = json.dumps([type(self).__name__, str(self.config.version), settings, state], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def skipped_files(self) -> list[SkippedFile]:
-        """None: a file that cannot be read is an error here, since the data are known."""
-        return []
-
     def download_and_prepare(self, *args, **kwargs):
         """As in the base class; the cache follows the source files."""
         self.config_id = f"{self.config.name}-{self.fingerprint()}"
@@ -176,41 +173,56 @@ class AVDigits(datasets.GeneratorBasedBuilder):
             for what, present in (("picture", set(labels.tolist())), ("recording", {r.digit for r in chosen})):
                 if missing := set(range(10)) - present:
                     raise ValueError(f"the split {split} has no {what} of the digits {sorted(missing)}")
-            arguments = {"split": split, "images": images, "labels": labels, "recordings": tuple(chosen)}
+            pairs = self._pairs(split, labels, np.array([recording.digit for recording in chosen]))
+            arguments = {
+                # Lists are what processes share out.
+                "rows": [
+                    range(start, min(start + ROWS_PER_PART, len(pairs)))
+                    for start in range(0, len(pairs), ROWS_PER_PART)
+                ],
+                "split": split,
+                "images": images,
+                "labels": labels,
+                "recordings": tuple(chosen),
+                "pairs": pairs,
+            }
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         return generators
 
+    def _pairs(self, split: str, labels: np.ndarray, digits: np.ndarray) -> np.ndarray:
+        """Picture, recording, and whether either has been used before, of each row of a split, `(rows, 4)` int64."""
+        draw = np.random.default_rng((self.config.seed, SPLITS.index(split)))
+        number = self.config.num_train if split == "train" else len(labels)
+        pictures, picture_again = _walk(np.arange(len(labels)), number, draw)
+        pairs = np.stack([pictures, np.zeros_like(pictures), picture_again, np.zeros_like(pictures)], axis=1)
+        for digit in range(10):
+            rows = np.flatnonzero(labels[pictures] == digit)
+            pairs[rows, 1], pairs[rows, 3] = _walk(np.flatnonzero(digits == digit), len(rows), draw)
+        return pairs
+
     def _generate_examples(
-        self, split: str, images: np.ndarray, labels: np.ndarray, recordings: tuple[Recording, ...]
+        self,
+        rows: list[range],
+        split: str,
+        images: np.ndarray,
+        labels: np.ndarray,
+        recordings: tuple[Recording, ...],
+        pairs: np.ndarray,
     ):
-        config = self.config
-        draw = np.random.default_rng((config.seed, SPLITS.index(split)))
-        number = config.num_train if split == "train" else len(images)
-        # Every picture once, in random order, before any comes again; and so with the recordings of a digit.
-        order = np.concatenate([draw.permutation(len(images)) for _ in range(-(-number // len(images)))])[:number]
-        of_digit = [[r for r in recordings if r.digit == digit] for digit in range(10)]
-        uses = np.zeros(10, dtype=np.int64)
-        walks = [draw.permutation(len(members)) for members in of_digit]
-        for row, picture in enumerate(order):
-            digit = int(labels[picture])
-            round_, place = divmod(int(uses[digit]), len(of_digit[digit]))
-            if place == 0 and round_:
-                walks[digit] = draw.permutation(len(of_digit[digit]))
-            uses[digit] += 1
-            recording = of_digit[digit][walks[digit][place]]
-            image, samples = images[picture], recording.samples
-            if split == "train" and config.augment:
-                image = vary_picture(image, draw) if row >= len(images) else image
-                samples = vary_recording(samples, draw) if round_ else samples
+        config, vary = self.config, split == "train" and self.config.augment
+        for row in (row for part in rows for row in part):
+            draw = np.random.default_rng((config.seed, SPLITS.index(split), row))
+            picture, place, picture_again, recording_again = pairs[row].tolist()
+            recording, digit = recordings[place], int(labels[picture])
+            image = vary_picture(images[picture], draw) if vary and picture_again else images[picture]
+            samples = vary_recording(recording.samples, draw) if vary and recording_again else recording.samples
             sound = np.zeros(config.num_samples, dtype=np.float32)
             valid = min(len(samples), len(sound))
             sound[:valid] = samples[:valid]
-            caption = CAPTIONS[draw.integers(len(CAPTIONS))].format(digit=DIGITS[digit])
-            clip_id = f"{split}/{row}"
             yield (
                 row,
                 {
-                    "clip_id": clip_id,
+                    "clip_id": f"{split}/{row}",
                     "video": f"mnist/{split}/{picture}+{recording.name}",
                     "start": 0.0,
                     "end": len(samples) / SAMPLING_RATE,
@@ -218,11 +230,18 @@ class AVDigits(datasets.GeneratorBasedBuilder):
                     "audio": sound,
                     "audio_valid": valid,
                     "sampling_rate": SAMPLING_RATE,
-                    "text": caption,
+                    "text": CAPTIONS[draw.integers(len(CAPTIONS))].format(digit=DIGITS[digit]),
                     "label": digit,
                     "speaker": recording.speaker,
                 },
             )
+
+
+def _walk(members: np.ndarray, number: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`number` of some members, each once, in random order, before any comes again; and which are not the first."""
+    rounds = -(-number // len(members))
+    order = np.concatenate([draw.permutation(members) for _ in range(rounds)])[:number] if number else members[:0]
+    return order, np.arange(number) >= len(members)
 
 
 def read_mnist(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,12 +3,15 @@
 All times are seconds on one timeline per file.  Its zero is where the earlier of the first video and audio streams
 begins, which is also where players start, so that sound, picture, subtitles and words keep their true offsets.
 The readers go forwards only and hold a handful of decoded frames: an hour of film needs no more memory than a clip.
+What is not needed for the pictures that are asked for is not decoded, where the file allows it.
 """
 
 import gc
+import multiprocessing
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from math import floor, gcd
 from pathlib import Path
 
@@ -16,13 +19,15 @@ import av
 import numpy as np
 import torch
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
+from av.stream import Discard, Disposition
+from av.video.frame import PictureType
 from PIL import Image
 from torchaudio.functional import resample
 
+from dataset_scripts.decoding_plan import DECODE, SKIP, TIE, DecodingPlan, PacketIndex, is_entry
+
 MAX_PIXELS = 100_000_000  # a larger picture is a broken header or an attack on memory, not a video
 TINY = 1e-3  # seconds; frame times are often rounded to milliseconds
-TIE = 1e-6  # seconds; a frame that starts exactly at the asked time counts as shown in spite of rounding
 LONGEST_DRIFT = 0.1  # seconds; timestamps of sound are often rounded, only larger jumps are real gaps
 MAX_PHASES = 4_000_000  # size of the resampling filter
 RESAMPLE_MARGIN = 0.05  # seconds of context on either side, several times the resampling kernel's width
@@ -57,6 +62,7 @@ class MediaInfo:
     first_frame: float
     frame_seconds: float
     has_audio: bool
+    packets: PacketIndex | None = field(default=None, repr=False, compare=False)
 
 
 def open_container(path: str | Path) -> av.container.InputContainer:
@@ -88,7 +94,9 @@ def probe(path: str | Path) -> MediaInfo:
         first = last = None
         num_packets = 0
         longest = 0.0
+        index = PacketIndex(video.codec_context.name)
         for packet in _packets(container, video):
+            index.append(packet)
             time = packet.pts if packet.pts is not None else packet.dts
             if time is None or packet.is_discard:
                 continue
@@ -104,7 +112,7 @@ def probe(path: str | Path) -> MediaInfo:
         # Some containers store no durations: the last frame then lasts as long as the average one.
         duration = last + (longest or frame_seconds)
         _check_times(duration, num_packets)
-        return MediaInfo(duration, first, frame_seconds, audio is not None)
+        return MediaInfo(duration, first, frame_seconds, audio is not None, index)
 
 
 def sound_seconds(path: str | Path) -> float:
@@ -164,8 +172,20 @@ class _Reader:
         self.container.close()
 
 
+class _PlanFailedError(Exception):
+    """The decoder gives other pictures than the packets promise."""
+
+
 class VideoReader(_Reader):
     """The pictures of a file, asked for in the order of time.
+
+    Args:
+        path: the file.
+        image_size: side of the pictures, pixels.
+        packets: of this file, as `probe` found them.
+        times: all that `frame_at` will be asked for.  If both are given, as little as possible is decoded; the
+            pictures are the same as without.  A file whose packets turn out not to be what they claim is decoded
+            from its beginning.
 
     Attributes:
         finished: the file has no further frame.
@@ -175,23 +195,39 @@ class VideoReader(_Reader):
         MediaError: as `probe`; `frame_at` raises it too, if no frame at all can be decoded.
     """
 
-    def __init__(self, path: str | Path, image_size: int):
+    def __init__(
+        self,
+        path: str | Path,
+        image_size: int,
+        packets: PacketIndex | None = None,
+        times: Sequence[float] | None = None,
+    ):
+        self.path = path
         self.image_size = image_size
         self.finished = False
         self.end = 0.0
-        self.container = open_container(path)
+        self._open()
+        self._plan = None
+        if packets is not None and times is not None:
+            self._plan = DecodingPlan.make(packets, times, float(self.stream.time_base), self._origin)
+        self._frames = self._decode()
+        self._shown = self._next = None  # (time, frame): the frame being shown and the one after it
+        # The last (time, picture) made, because slow videos show a frame many times.
+        self._picture = (None, None)
+        self._turns = None
+
+    def _open(self) -> None:
+        self.container = open_container(self.path)
         try:
             self.stream, audio = _streams(self.container)
         except MediaError:
             self.container.close()
             raise
+        # Concealing damage is left out by some ways of threading only: the pictures must not depend on that.
+        self.stream.codec_context.options = {"enable_er": "0"}
         self._origin = _origin(self.stream, audio)
         self._frame_seconds = _frame_seconds(self.stream, 0.0, 0.0, 1)
         self._pixel_ratio = float(self.stream.sample_aspect_ratio or 1)
-        self._frames = self._decode()
-        self._shown = self._next = None  # (time, frame): the frame being shown and the one after it
-        # The last (time, picture) made, because slow videos show a frame many times.
-        self._picture = (None, None)
 
     def frame_at(self, time: float) -> Image.Image:
         """The picture displayed at `time` seconds, which must not decrease from call to call.
@@ -212,8 +248,11 @@ class VideoReader(_Reader):
         self.finished = self._next is None
         shown_at, frame = self._shown
         if self._picture[0] != shown_at:
+            if self._turns is None:
+                # A frame whose side data were looked at refers to itself and stays in memory for long: only the first.
+                self._turns = _turns(frame)
             try:
-                picture = square_picture(frame, self.image_size, self._pixel_ratio)
+                picture = square_picture(frame, self.image_size, self._pixel_ratio, self._turns)
             except (av.FFmpegError, ValueError) as error:
                 raise MediaError(f"a frame cannot be converted to RGB ({_reason(error)})") from error
             self._picture = (shown_at, picture)
@@ -221,7 +260,7 @@ class VideoReader(_Reader):
 
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         latest = None
-        for frame in _decoded(self.container, self.stream):
+        for frame in self._decoded_frames():
             time = self.end if frame.time is None else frame.time - self._origin
             if latest is not None and time <= latest:
                 continue  # a damaged timestamp: never go back in time
@@ -230,6 +269,70 @@ class VideoReader(_Reader):
             seconds = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
             self.end = time + (seconds or self._frame_seconds)
             yield time, frame
+
+    def _decoded_frames(self) -> Iterator[av.VideoFrame]:
+        if self._plan is not None:
+            try:
+                yield from self._planned_frames(self._plan)
+                return
+            except _PlanFailedError:
+                self.container.close()
+                self._open()  # begins anew; `_decode` passes over what it had
+        yield from _decoded(self.container, self.stream)
+
+    def _planned_frames(self, plan: DecodingPlan) -> Iterator[av.VideoFrame]:
+        """The frames at `plan.times`, and no others.
+
+        Raises:
+            _PlanFailedError: there are signs that all frames decoded forwards could be others.
+        """
+        context = self.stream.codec_context
+        if multiprocessing.parent_process() is None:  # else there is a process per core already
+            context.thread_type = "AUTO"
+        missing = deque(plan.times)
+        latest = None
+        restarted = False
+
+        def check(frames: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+            nonlocal latest, restarted
+            for frame in frames:
+                if frame.pts is None or frame.time_base != self.stream.time_base:
+                    raise _PlanFailedError
+                if restarted and not (frame.key_frame and frame.pict_type == PictureType.I):
+                    raise _PlanFailedError
+                if latest is not None and frame.pts <= latest or missing and frame.pts > missing[0]:
+                    raise _PlanFailedError
+                if frame.interlaced_frame and plan.skips_unreferenced:
+                    raise _PlanFailedError  # of its two fields one may be a reference and the other not
+                latest, restarted = frame.pts, False
+                if missing and frame.pts == missing[0]:
+                    missing.popleft()
+                    yield frame
+
+        flush = av.Packet()  # an empty one brings out what the decoder still holds
+        flush.stream, flush.time_base = self.stream, self.stream.time_base
+        packets = zip(_packets(self.container, self.stream), plan.uses, plan.restarts, strict=False)
+        try:
+            for packet, use, restart in packets:
+                if not missing:
+                    return
+                if use == SKIP:
+                    continue
+                if restart:
+                    if not is_entry(packet):
+                        raise _PlanFailedError
+                    yield from check(flush.decode())
+                    context.flush_buffers()
+                    restarted = True
+                unreferenced = plan.skips_unreferenced and use != DECODE
+                context.skip_frame = "NONREF" if unreferenced else "DEFAULT"
+                yield from check(packet.decode())
+            if missing:
+                yield from check(flush.decode())
+        except (av.FFmpegError, ValueError) as error:
+            raise _PlanFailedError from error
+        if missing:
+            raise _PlanFailedError
 
 
 class AudioReader(_Reader):
@@ -285,6 +388,18 @@ class AudioReader(_Reader):
         samples[:valid] = sound[:valid]
         return samples, valid
 
+    def read_through(self, end: float) -> np.ndarray:
+        """All sound up to `end` seconds, (samples,) float32; of a long file nothing else is held but a few seconds."""
+        pieces, start, heard = [], 0, 0
+        total = round(end * self.sampling_rate)
+        while start < total:
+            count = min(30 * self.sampling_rate, total - start)
+            samples, valid = self.read(start / self.sampling_rate, (start + count) / self.sampling_rate, count)
+            pieces.append(samples)
+            heard = start + valid if valid else heard
+            start += count
+        return np.concatenate(pieces)[:heard] if pieces else np.zeros(0, dtype=np.float32)
+
     def _cut(self, start: int, end: int) -> tuple[np.ndarray, int]:
         """Decoded samples start .. end as float32, and the number of them up to the end of the last real one."""
         while self._next is not None and self._next[0] < end:
@@ -298,7 +413,7 @@ class AudioReader(_Reader):
             if left < right:
                 sound[left - start : right - start] = piece[left - index : right - index]
                 valid = max(valid, right - start)
-        return sound, valid
+        return np.nan_to_num(sound, copy=False), valid
 
     def _decode(self) -> Iterator[tuple[int, np.ndarray]]:
         converter = layout = None
@@ -326,7 +441,7 @@ class AudioReader(_Reader):
             except (av.FFmpegError, ValueError):
                 continue  # as damaged as what cannot be decoded
             for converted in converted_frames:
-                piece = np.nan_to_num(converted.to_ndarray().mean(axis=0, dtype=np.float32))
+                piece = converted.to_ndarray().mean(axis=0, dtype=np.float32)
                 yield position, piece
                 position += len(piece)
 
@@ -353,13 +468,16 @@ def stream_origin(container: av.container.InputContainer) -> float:
     return _origin(*_first_streams(container))
 
 
-def square_picture(frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1.0) -> Image.Image:
+def square_picture(
+    frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1.0, turns: list[Image.Transpose] | None = None
+) -> Image.Image:
     """A decoded frame as it is meant to be seen, reduced to a small square.
 
     Args:
         frame: in any pixel format.
         image_size: side of the result, pixels.
         pixel_ratio: width over height of one stored pixel (the sample aspect ratio).
+        turns: what makes it upright; by default taken from the frame.
 
     Returns:
         RGB image: the centre square, scaled with antialiasing and turned upright.
@@ -367,7 +485,7 @@ def square_picture(frame: av.VideoFrame, image_size: int, pixel_ratio: float = 1
     # Starting threads takes longer than converting a picture of usual size.
     picture = Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())
     picture = crop_square(picture, image_size, pixel_ratio)
-    for turn in _turns(frame):
+    for turn in _turns(frame) if turns is None else turns:
         picture = picture.transpose(turn)
     return picture
 
@@ -442,6 +560,8 @@ def _frame_seconds(video, first: float, last: float, num_frames: int) -> float:
 
 def _packets(container: av.container.InputContainer, stream) -> Iterator[av.Packet]:
     """The packets up to the end of the file or up to where it is damaged beyond reading."""
+    for other in container.streams:
+        other.discard = Discard.default if other is stream else Discard.all  # not even read from most containers
     try:
         yield from container.demux(stream)
     except (av.FFmpegError, OSError):

@@ -219,9 +219,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
 
     def skipped_files(self) -> list[SkippedFile]:
         """Files that gave no row, by name; known once the dataset is prepared, also if it came from the cache."""
-        paths = sorted(Path(self._output_dir).glob(SKIPPED_FILES))
-        records = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
-        return sorted(SkippedFile(**record) for record in records)
+        return read_skipped(Path(self._output_dir).glob(SKIPPED_FILES))
 
     def download_and_prepare(self, *args, **kwargs):
         """As in the base class; looks at the source folder first, because the cache depends on what it holds."""
@@ -329,12 +327,10 @@ class VideoClips(datasets.GeneratorBasedBuilder):
         return written, self._sound(folder / name, 0 if written else probe(folder / name).duration)
 
     def _sound(self, path: Path, seconds: float) -> np.ndarray:
-        rate = self.config.sampling_rate
         if not seconds:
             return np.zeros(0, dtype=np.float32)
-        with AudioReader(path, rate, self.config.language) as reader:
-            sound, valid = reader.read(0.0, seconds, round(seconds * rate))
-        return sound[:valid]
+        with AudioReader(path, self.config.sampling_rate, self.config.language) as reader:
+            return reader.read_through(seconds)
 
     def _hear_ahead(self, folder: Path, files: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
         """The files, and with a speech recogniser the "transcript" of each, heard for several at once."""
@@ -371,6 +367,11 @@ class VideoClips(datasets.GeneratorBasedBuilder):
             (cache / SKIPPED_FILES.replace("*", key)).write_text(json.dumps(record), encoding="utf-8")
 
 
+def read_skipped(records: Iterable[Path]) -> list[SkippedFile]:
+    """What a builder noted down about files that gave no row, by name; `records` are its SKIPPED_FILES."""
+    return sorted(SkippedFile(**json.loads(path.read_text(encoding="utf-8"))) for path in records)
+
+
 def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Iterator[tuple]:
     """The clips of one video.
 
@@ -380,12 +381,13 @@ def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Itera
     Raises:
         MediaError: the file cannot be opened or no frame can be decoded.
     """
-    video = VideoReader(path, config.image_size)
+    windows = cut_windows(info.first_frame, info.duration, config.clip_seconds)
+    times = [slice_midpoints(start, end, config.num_frames) for start, end in windows]
+    video = VideoReader(path, config.image_size, info.packets, sum(times, []))
     try:
         with AudioReader(path, config.sampling_rate, config.language) as audio:
-            windows = cut_windows(info.first_frame, info.duration, config.clip_seconds)
             for number, (start, end) in enumerate(windows):
-                images = [video.frame_at(time) for time in slice_midpoints(start, end, config.num_frames)]
+                images = [video.frame_at(time) for time in times[number]]
                 damaged = video.finished and video.end < end - 2 * info.frame_seconds
                 if damaged:
                     # Decoding stopped before the headers say.  What is there counts like a shorter video.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from arguments import parse_args
-from datasets import load_from_disk
 from tqdm.auto import tqdm
 
+from dataset_scripts.prepare import load_clips as load_prepared
 from modeling_nano4m import Nano4MPipeline
 from tokenizers_4m import MODALITIES
 from trainers.evaluation import (
@@ -79,7 +79,7 @@ def evaluate(args: EvaluateArguments) -> dict:
             raise ValueError(f"{name}: must be at least 1")
     if args.save_best and not args.sweep:
         raise ValueError("save_best: there is nothing to save without --sweep")
-    data = load_from_disk(args.dataset)
+    data = load_prepared(args.dataset)
     known = check_split(args.model, data, args.split, args.allow_training_split)
     judge = load_judge(args.judge) if args.judge else None
     pipe = Nano4MPipeline.from_pretrained(args.model).to("cuda" if torch.cuda.is_available() else "cpu")

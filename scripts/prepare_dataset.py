@@ -4,8 +4,12 @@ prepare_dataset.py --builder video_clips --data_dir VIDEOS --output_dir OUT
 """
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from arguments import parse_args
+from datasets import DatasetDict
+from huggingface_hub import create_repo
+from huggingface_hub.errors import HTTPError
 
 from dataset_scripts import (
     AVDigits,
@@ -29,7 +33,7 @@ BUILDERS = {
 
 @dataclass
 class PrepareArguments:
-    output_dir: str = field(metadata={"help": "where the clips go; load with datasets.load_from_disk"})
+    output_dir: str = field(metadata={"help": "where the clips go, as datasets.load_from_disk reads them"})
     data_dir: str | None = field(
         default=None,
         metadata={
@@ -57,23 +61,49 @@ class PrepareArguments:
         default=None, metadata={"help": "av_digits: only in validation, not in training"}
     )
     num_proc: int | None = field(default=None, metadata={"help": "processes"})
+    parquet: bool = field(default=False, metadata={"help": "write Parquet files, which datasets can stream"})
+    push_to_hub: bool = field(default=False, metadata={"help": "upload the clips as a data set"})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "its name; that of output_dir if not given"})
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "for you and your organisation only"})
+
+
+# What is not a setting of a builder.
+OWN = ("builder", "output_dir", "num_proc", "parquet", "push_to_hub", "hub_dataset_id", "hub_private_repo")
 
 
 def main(argv: list[str] | None = None):
     (args,) = parse_args(PrepareArguments, description=__doc__, argv=argv)
     builder_class, config_class = BUILDERS[args.builder]
     known = {f.name for f in fields(config_class)}
-    own = ("builder", "output_dir", "num_proc")
-    given = {name: value for name, value in vars(args).items() if value not in (None, False) and name not in own}
+    given = {name: value for name, value in vars(args).items() if value not in (None, False) and name not in OWN}
     for name in set(given) - known:
         raise SystemExit(f"error: --{name} is no option of --builder {args.builder}")
     try:
-        clips = prepare_clips(builder_class(**given), args.output_dir, num_proc=args.num_proc)
+        repo_id = create_dataset(args) if args.push_to_hub else None
+        clips = prepare_clips(builder_class(**given), args.output_dir, args.num_proc, args.parquet)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     rows = ", ".join(f"{len(rows)} {split}" for split, rows in clips.items())
     print(f"{args.output_dir}: {rows} clips; files left out are listed in skipped.jsonl")
+    if repo_id is not None:
+        upload(clips, repo_id)
     return clips
+
+
+def create_dataset(args: PrepareArguments) -> str:
+    """The data set on the Hub to push to, made before the work begins so that a wrong token does not cost it."""
+    name = args.hub_dataset_id or Path(args.output_dir).resolve().name
+    try:
+        return create_repo(name, repo_type="dataset", private=args.hub_private_repo, exist_ok=True).repo_id
+    except (HTTPError, OSError) as error:
+        raise ValueError(f"push_to_hub: cannot create the data set {name!r} ({error})") from error
+
+
+def upload(clips: DatasetDict, repo_id: str) -> None:
+    try:
+        print(f"uploaded: {clips.push_to_hub(repo_id).commit_url}")
+    except (HTTPError, OSError) as error:
+        raise SystemExit(f"error: push_to_hub: the clips are prepared, but not uploaded ({error})") from error
 
 
 if __name__ == "__main__":

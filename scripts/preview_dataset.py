@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from arguments import parse_args
-from datasets import DatasetDict, load_from_disk
+from datasets import DatasetDict
 from report import render
 
-from dataset_scripts.prepare import SKIPPED_FILE, read_preparation
+from dataset_scripts.prepare import SKIPPED_FILE, load_clips, read_preparation
 from dataset_scripts.tokenization import modalities_of
 from trainers.evaluation.embed import picture, player, plot
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> Path:
         if args.num_clips < 0:
             raise ValueError(f"num_clips must be at least 0, got {args.num_clips}")
         preparation = read_preparation(folder)
-        clips = load_from_disk(str(folder))
+        clips = load_clips(folder)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     path = Path(args.output or f"{folder.resolve()}.html")

@@ -6,8 +6,8 @@ tokenize_dataset.py --dataset OUT --tokenizers TOKENIZERS --output_dir TOKENS
 from dataclasses import dataclass, field
 
 from arguments import parse_args
-from datasets import load_from_disk
 
+from dataset_scripts.prepare import load_clips
 from dataset_scripts.tokenization import tokenize_clips
 from tokenizers_4m import load_tokenizers
 
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None):
     (args,) = parse_args(TokenizeArguments, description=__doc__, argv=argv)
     try:
         tokens = tokenize_clips(
-            load_from_disk(args.dataset),
+            load_clips(args.dataset),
             load_tokenizers(args.tokenizers),
             args.output_dir,
             batch_size=args.batch_size,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from arguments import parse_args
-from datasets import load_from_disk
 from transformers import TrainingArguments, set_seed
 
 from dataset_scripts.av_digits_judges import AVDigitsJudge, AVDigitsJudgeConfig
+from dataset_scripts.prepare import load_clips
 from trainers import fit
 from trainers.trainer import PartLossTrainer
 
@@ -39,7 +39,7 @@ class JudgeCollator:
 def main(argv: list[str] | None = None) -> None:
     args, training = parse_args(JudgeArguments, TrainingArguments, description=__doc__, argv=argv)
     try:
-        clips = load_from_disk(args.dataset)
+        clips = load_clips(args.dataset)
         if "label" not in clips["train"].column_names:
             raise ValueError(f"{args.dataset}: no column 'label'; the judge is for data of --builder av_digits")
         set_seed(training.seed)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from arguments import field_value, fields_of, parse_args
-from datasets import Dataset, DatasetDict, Image, List, load_from_disk
+from datasets import Dataset, DatasetDict, Image, List
 from huggingface_hub.errors import StrictDataclassError
 from transformers import TrainingArguments, set_seed
 
+from dataset_scripts.prepare import load_clips
 from dataset_scripts.tokenization import MEDIA_COLUMNS, clips_with
 from tokenizers_4m import TOKENIZERS
 from trainers import (
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None):
         argv=argv,
     )
     try:
-        clips = load_from_disk(args.dataset)
+        clips = load_clips(args.dataset)
         repo_id = create_repository(training)
         set_seed(training.seed)
         if args.tokenizer == "text":

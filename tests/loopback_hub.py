@@ -1,7 +1,8 @@
-"""A Hub on this machine: as much of its HTTP interface as `huggingface_hub` uses to upload and download a model.
+"""A Hub on this machine: as much of its HTTP interface as `huggingface_hub` uses to upload and download models.
 
-Files of any size go over LFS if their name says weights, and into the commit otherwise, as on the real one. It keeps
-everything in memory, and refuses whatever it does not know, so that a test never passes by a request that got lost.
+Uploading data sets works as well. Files of any size go over LFS if their name says weights or rows, and into the
+commit otherwise, as on the real one. It keeps everything in memory, and refuses whatever it does not know, so that a
+test never passes by a request that got lost.
 """
 
 import base64
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 TOKEN = "hf_loopback"
+LARGE = (".safetensors", ".parquet")
 
 
 class LoopbackHub(ThreadingHTTPServer):
@@ -78,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         path, body = self.start()
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.refuse(401, "who are you?")
-        match path.strip("/").split("/"):
+        match path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets").strip("/").split("/"):
             case ["api", "repos", "create"]:
                 self.create(json.loads(body))
             case ["api", "validate-yaml"]:
@@ -104,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _ = self.start()
-        match path.strip("/").split("/"):
+        match path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets").strip("/").split("/"):
             case ["api", "models", owner, name, *rest] if f"{owner}/{name}" in self.server.repositories:
                 self.describe(f"{owner}/{name}", rest)
             case [owner, name, "resolve", _, *file] if f"{owner}/{name}" in self.server.repositories:
@@ -130,16 +132,18 @@ class Handler(BaseHTTPRequestHandler):
     def create(self, wanted: dict) -> None:
         repo_id = f"{wanted.get('organization') or 'user'}/{wanted['name']}"
         exists = repo_id in self.server.repositories
-        self.server.repositories.setdefault(repo_id, {})
+        # Data sets start with a file there, and what lists their folders relies on it.
+        first = {".gitattributes": b""} if wanted.get("type") == "dataset" else {}
+        self.server.repositories.setdefault(repo_id, first)
         self.answer({"url": f"{self.server.url}/{repo_id}"}, status=409 if exists else 200)
 
     def validate_card(self, content: str) -> None:
         metadata = yaml.safe_load(content.split("---\n")[1])
-        known = isinstance(metadata.get("tags"), list) and "library_name" in metadata
+        known = isinstance(metadata.get("tags"), list) and "library_name" in metadata or "dataset_info" in metadata
         self.answer({}) if known else self.answer({"errors": [{"message": "bad metadata"}]}, status=400)
 
     def choose_upload_modes(self, files: list[dict]) -> None:
-        modes = {file["path"]: "lfs" if file["path"].endswith(".safetensors") else "regular" for file in files}
+        modes = {file["path"]: "lfs" if file["path"].endswith(LARGE) else "regular" for file in files}
         self.answer({"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]})
 
     def tell_where_to_put(self, wanted: list[dict]) -> None:
@@ -166,10 +170,20 @@ class Handler(BaseHTTPRequestHandler):
     def describe(self, repo_id: str, rest: list[str]) -> None:
         files = self.server.repositories[repo_id]
         if rest[:1] == ["tree"]:
-            self.answer([{"type": "file", "path": p, "size": len(c), "oid": sha256(c)[:40]} for p, c in files.items()])
+            self.list_folder(files, "/".join(rest[2:]), self.query.get("recursive") != ["false"])
         else:
             siblings = [{"rfilename": name} for name in files]
             self.answer({"id": repo_id, "sha": self.server.commit_hash(repo_id), "siblings": siblings})
+
+    def list_folder(self, files: dict[str, bytes], folder: str, recursive: bool) -> None:
+        inside = {path: content for path, content in files.items() if path.startswith(f"{folder}/" if folder else "")}
+        if folder and not inside:
+            return self.refuse(404, folder, "EntryNotFound")
+        depth = folder.count("/") + 2 if folder else 1
+        shown = {p: c for p, c in inside.items() if recursive or p.count("/") < depth}
+        entries = [{"type": "file", "path": p, "size": len(c), "oid": sha256(c)[:40]} for p, c in shown.items()]
+        folders = {"/".join(p.split("/")[:depth]) for p in inside if p not in shown}
+        self.answer(entries + [{"type": "directory", "path": p, "oid": sha256(p.encode())[:40]} for p in folders])
 
     def send(self, repo_id: str, name: str) -> None:
         content = self.server.repositories[repo_id].get(name)

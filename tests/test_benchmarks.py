@@ -24,6 +24,7 @@ from benchmarks.measures import (
     our_model,
     training_flops,
 )
+from benchmarks.preparation import CONFIG, read_planned, read_whole, write_video
 from benchmarks.run import main
 from modeling_nano4m import Nano4MModel
 
@@ -157,3 +158,12 @@ def test_the_baseline_generates_what_it_is_sure_of():
         model.head.weight.copy_(100 * torch.eye(20, 16))
     given = torch.tensor([3, 4]), torch.tensor([0, 0]), torch.tensor([1, 2])
     assert generate(model, *given, 1, 10, 10, num_steps=4).tolist() == list(range(10))
+
+
+def test_both_sides_prepare_the_same_clips(tmp_path):
+    write_video(tmp_path / "video.mp4", seconds=15, height=64, key_frames=20)
+    sides = [read(tmp_path / "video.mp4", CONFIG) for read in (read_planned, read_whole)]
+    assert len(sides[0]) == len(sides[1]) == 2
+    for (ours, sound), (theirs, their_sound) in zip(*sides, strict=True):
+        assert ours == theirs and len(ours) == 8 and sound.shape == their_sound.shape
+        assert sound.std() > 0.1 and their_sound.std() > 0.1
