@@ -5,6 +5,8 @@ decoding is fine and a model can learn nothing but frequencies. Model, masks and
 tokenizers, so that the nats per token of two of them can be compared, best beside the entropy of the ids.
 """
 
+import contextlib
+import io
 import tempfile
 
 import datasets
@@ -67,7 +69,8 @@ def nats_per_token(
     collator = MaskingCollator(
         model.config.modalities, MAX_TOKENS, MAX_TOKENS, condition_probability=1.0, unconditional_probability=0.0
     )
-    with tempfile.TemporaryDirectory() as folder:
+    # Without a progress bar the Trainer prints its logs, which would stand before every table.
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         training = Nano4MTrainingArguments(
             output_dir=folder,
             max_steps=steps,
