@@ -11,7 +11,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modeling_nano4m*", "tokenizers_4m*", "dataset_scripts*", "trainers*"]),
-    package_data={"trainers": ["model_card.md.j2"], "trainers.evaluation": ["page.html.j2"]},
+    # The metrics are loaded from their files, each from a folder of its own.
+    package_data={"trainers": ["model_card.md.j2", "metrics/*/*.py"], "trainers.evaluation": ["page.html.j2"]},
     install_requires=[
         # torchaudio stopped at 2.11 and loads only beside the torch it was built with.
         "torch>=2.11,<2.12",
@@ -23,6 +24,7 @@ setup(
         "diffusers>=0.42,<1",
         "accelerate>=1.15,<2",
         "evaluate>=0.4.6",
+        "torchmetrics>=1.9",
         "safetensors>=0.6",
         "huggingface-hub>=2.0,<3",
         "soundfile>=0.13",

@@ -3,7 +3,8 @@
 A token folder is a `DatasetDict` on disk, or Parquet files named after their split, plus `tokens.json`, which says
 which tokenizers made the ids. Each row has `clip_id`, `video`, `start`, `end`, the `label` if the clips have one, and
 one list of ids per modality, `image_ids`, `audio_ids` and `text_ids`, without padding; the list is empty where a clip
-lacks the modality (no pictures, no audio track, no text).
+lacks the modality (no pictures, no audio track, no text). Ids have the smallest type that holds the vocabulary. Of the
+split `train` a clip may have several rows, its crops, told apart by `crop` (see `dataset_scripts.crops`).
 """
 
 import json
@@ -19,8 +20,10 @@ import torch
 from datasets import DatasetDict
 from datasets.fingerprint import Hasher
 
+from dataset_scripts.crops import Crop
+
 # Part of every cache key: change it when the ids change though data and tokenizers do not.
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 TOKENS_FILE = "tokens.json"
 ROWS_PER_SHARD = 1000
 ROWS_PER_FILE = 10_000
@@ -65,28 +68,66 @@ def clips_with(clips: DatasetDict, modality: str) -> DatasetDict:
     return DatasetDict(chosen)
 
 
-class TokenizeClips:
-    """Turns a batch of rows of clips into rows of ids; what `Dataset.map` calls."""
+def id_type(vocab_size: int) -> str:
+    """The smallest type for the ids of a vocabulary: uint8, uint16 or int32."""
+    return next((name for name in ("uint8", "uint16") if vocab_size - 1 <= np.iinfo(name).max), "int32")
 
-    def __init__(self, tokenizers: dict):
+
+class TokenizeClips:
+    """Turns a batch of rows of clips into rows of ids; what `Dataset.map` calls.
+
+    Args:
+        tokenizers: `name -> tokenizer`, the name being the modality.
+        num_crops: rows that each clip becomes, one after the other.
+        spare: by how many frames clips are longer than what the tokenizers take.
+        bf16: compute in bfloat16 where autocast does.
+    """
+
+    def __init__(self, tokenizers: dict, num_crops: int = 1, spare: int = 0, bf16: bool = False):
         self.tokenizers = tokenizers
+        self.num_crops = num_crops
+        self.spare = spare
+        self.bf16 = bf16
 
     @torch.inference_mode()
-    def __call__(self, batch: dict) -> dict[str, list[np.ndarray]]:
+    def __call__(self, batch: dict) -> dict[str, list]:
         present = present_modalities(batch)
-        return {
-            f"{name}_ids": self._encode(tokenizer, batch[MEDIA_COLUMNS[name]], present[name])
-            for name, tokenizer in self.tokenizers.items()
-        }
+        rows = {name: list(np.repeat(batch[name], self.num_crops)) for name in KEPT_COLUMNS if name in batch}
+        rows["crop"] = list(range(self.num_crops)) * len(batch["clip_id"])
+        for name, tokenizer in self.tokenizers.items():
+            crops = []
+            for number in range(self.num_crops):
+                # A text is the same in every crop, and so is sound that has no time to spare.
+                alike = crops and (name == "text" or (name == "audio" and not self.spare))
+                crops.append(crops[0] if alike else self._encode_crop(name, tokenizer, batch, number, present[name]))
+            rows[f"{name}_ids"] = [ids for clip in zip(*crops, strict=True) for ids in clip]
+        return rows
+
+    def _encode_crop(self, name: str, tokenizer, batch: dict, number: int, present: np.ndarray) -> list[np.ndarray]:
+        media = batch[MEDIA_COLUMNS[name]]
+        if name != "text" and (number or self.spare):
+            crops = [Crop.draw(str(clip_id), number) for clip_id in batch["clip_id"]]
+            media = [
+                (crop.frames(item, self.spare) if name == "image" else self._sound(tokenizer, crop, item))
+                if there
+                else None
+                for crop, item, there in zip(crops, media, present, strict=True)
+            ]
+        with torch.autocast(tokenizer.device.type, torch.bfloat16, enabled=self.bf16):
+            return self._encode(tokenizer, media, present)
+
+    def _sound(self, tokenizer, crop: Crop, samples: np.ndarray) -> np.ndarray:
+        return crop.samples(samples, tokenizer.config.num_samples, self.spare)
 
     @staticmethod
     def _encode(tokenizer, media, present: np.ndarray) -> list[np.ndarray]:
-        rows = [np.zeros(0, dtype=np.int64)] * len(present)
+        dtype = id_type(tokenizer.config.vocab_size)
+        rows = [np.zeros(0, dtype)] * len(present)
         chosen = [item for item, there in zip(media, present, strict=True) if there]
         if chosen:
             token_ids, valid_mask = tokenizer.encode_media(chosen)
             for row, ids, mask in zip(np.flatnonzero(present), token_ids.cpu(), valid_mask.cpu(), strict=True):
-                rows[row] = ids[mask].numpy()
+                rows[row] = ids[mask].numpy().astype(dtype)
         return rows
 
 
@@ -97,6 +138,8 @@ def tokenize_clips(
     batch_size: int = 64,
     num_proc: int | None = None,
     parquet: bool = False,
+    num_crops: int = 1,
+    bf16: bool = False,
 ) -> DatasetDict:
     """Tokenize every clip and save ids and the tokenizers' identity to `output_dir`.
 
@@ -110,13 +153,21 @@ def tokenize_clips(
         batch_size: clips per forward pass.
         num_proc: processes; each shard is divided among them.
         parquet: save Parquet files of up to 10,000 rows, which training can stream, instead of Arrow files.
+        num_crops: rows for each clip of the split "train", see `dataset_scripts.crops`; the others stay as they are.
+            With several, clips may be longer than what the tokenizers take, sound and frames in proportion.
+        bf16: encode in bfloat16, which GPUs do faster; some ids come out different.
 
     Raises:
-        ValueError: if `output_dir` holds something else than tokens, or the clips do not fit the tokenizers.
+        ValueError: if `output_dir` holds something else than tokens, the clips do not fit the tokenizers, or
+            `num_crops` is not at least 1.
     """
+    if num_crops < 1:
+        raise ValueError(f"num_crops={num_crops} must be at least 1")
     output_dir = Path(output_dir)
     metadata = {
         "code_version": CODE_VERSION,
+        "num_crops": num_crops,
+        "bf16": bf16,
         "source": {split: rows._fingerprint for split, rows in clips.items()},
         "modalities": {name: tokenizer.describe() for name, tokenizer in tokenizers.items()},
     }
@@ -125,13 +176,17 @@ def tokenize_clips(
             raise ValueError(f"{output_dir} exists and holds no tokens: choose another --output_dir or remove it")
         if read_tokens_metadata(output_dir) == metadata and parquet == bool(token_files(output_dir)):
             return load_tokens(output_dir)[0]
-    _check_clips_fit(clips, tokenizers)
+    spare = _spare_frames(clips, tokenizers) if num_crops > 1 else 0
+    if not spare:
+        _check_clips_fit(clips, tokenizers)
     made_by = [(name, described["fingerprint"]) for name, described in metadata["modalities"].items()]
     for tokenizer in tokenizers.values():
         tokenizer.eval()
-    tokens = DatasetDict(
-        {split: _map_split(split, rows, tokenizers, made_by, batch_size, num_proc) for split, rows in clips.items()}
-    )
+    tokens = DatasetDict()
+    for split, rows in clips.items():
+        # What is evaluated on are the clips themselves.
+        tokenize = TokenizeClips(tokenizers, num_crops if split == "train" else 1, spare, bf16)
+        tokens[split] = _map_split(split, rows, tokenize, made_by, batch_size, num_proc)
     temporary = output_dir.with_name(output_dir.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     if parquet:
@@ -217,25 +272,37 @@ def check_tokenizers(described: dict, tokenizers: dict) -> None:
                 )
 
 
+def model_modalities(described: dict) -> dict:
+    """What `Nano4MConfig.modalities` must know of each modality, from what its tokenizer said of itself."""
+    keys = ("vocab_size", "token_axes", "bos_token_id", "eos_token_id", "pad_token_id")
+    modalities = {name: {key: fields[key] for key in keys if key in fields} for name, fields in described.items()}
+    for fields in modalities.values():
+        # What has an end token is a sequence that grows towards it.
+        fields["order"] = "left_to_right" if "eos_token_id" in fields else "any"
+    return modalities
+
+
 def _map_split(
-    split: str, rows: datasets.Dataset, tokenizers: dict, made_by: list, batch_size: int, num_proc: int | None
+    split: str, rows: datasets.Dataset, tokenize: TokenizeClips, made_by: list, batch_size: int, num_proc: int | None
 ) -> datasets.Dataset:
     rows = rows.with_format("numpy")
     num_shards = max(1, -(-len(rows) // ROWS_PER_SHARD))
-    kept = [name for name in KEPT_COLUMNS if name in rows.column_names]
     identity = [rows._fingerprint, CODE_VERSION, num_shards, batch_size, *made_by]
-    features = {name: rows.features[name] for name in kept}
-    features |= {f"{name}_ids": datasets.List(datasets.Value("int32")) for name in tokenizers}
+    identity += [tokenize.num_crops, tokenize.spare, tokenize.bf16]
+    features = {name: rows.features[name] for name in KEPT_COLUMNS if name in rows.column_names}
+    features["crop"] = datasets.Value("int32")
+    for name, tokenizer in tokenize.tokenizers.items():
+        features[f"{name}_ids"] = datasets.List(datasets.Value(id_type(tokenizer.config.vocab_size)))
     shards = []
     for index in range(num_shards):
         shard = rows.shard(num_shards, index, contiguous=True)
         shards.append(
             shard.map(
-                TokenizeClips(tokenizers),
+                tokenize,
                 batched=True,
                 batch_size=batch_size,
                 num_proc=num_proc,
-                remove_columns=[name for name in rows.column_names if name not in kept],
+                remove_columns=rows.column_names,
                 features=datasets.Features(features),
                 new_fingerprint=Hasher.hash([*identity, index]),
                 desc=f"tokenize {split} {index + 1}/{num_shards}",
@@ -251,6 +318,18 @@ def _save_parquet(tokens: DatasetDict, folder: Path) -> None:
         for index in range(number):
             name = f"{split}-{index:05d}-of-{number:05d}.parquet"
             rows.shard(number, index, contiguous=True).to_parquet(folder / name)
+
+
+def _spare_frames(clips: DatasetDict, tokenizers: dict) -> int:
+    """By how many frames clips are longer than what the tokenizers take; 0 unless their sound is so in proportion."""
+    if "image" not in tokenizers or "audio" not in tokenizers:
+        return 0
+    row = next(rows for rows in clips.values() if len(rows)).with_format("numpy")[0]
+    image, audio = tokenizers["image"].config, tokenizers["audio"].config
+    in_proportion = len(row["frames"]) * audio.num_samples == image.num_frames * len(row["audio"])
+    if not in_proportion or row["sampling_rate"] != audio.sampling_rate:
+        return 0
+    return max(0, len(row["frames"]) - image.num_frames)
 
 
 def _check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:

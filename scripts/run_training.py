@@ -12,7 +12,7 @@ from arguments import fields_of, parse_args
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.tokenization import check_tokenizers, count_rows, load_tokens, token_files
+from dataset_scripts.tokenization import check_tokenizers, count_rows, load_tokens, model_modalities, token_files
 from modeling_nano4m import Nano4MConfig, Nano4MModel, Nano4MPipeline, UnmaskingScheduler
 from tokenizers_4m import load_tokenizers
 from trainers import (
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         tokenizers = load_tokenizers(args.tokenizers)
         data, described, sources = load_data(args, training, tokenizers)
-        config = Nano4MConfig(modalities=modalities_of(described), **vars(config_fields))
+        config = Nano4MConfig(modalities=model_modalities(described), **vars(config_fields))
         config._attn_implementation = args.attn_implementation
         collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
         set_seed(training.seed)
@@ -131,16 +131,6 @@ def load_data(args: ModelArguments, training: Nano4MTrainingArguments, tokenizer
     else:
         rows = DrawnRows(train, args.dataset_weights, training.seed, args.pair_by)
     return {"train": rows, "validation": NumberedRows(validation) if validation else None}, described, sources
-
-
-def modalities_of(described: dict) -> dict:
-    """What the model must know of each modality, from what its tokenizer said of itself."""
-    keys = ("vocab_size", "token_axes", "bos_token_id", "eos_token_id", "pad_token_id")
-    modalities = {name: {key: fields[key] for key in keys if key in fields} for name, fields in described.items()}
-    for fields in modalities.values():
-        # What has an end token is a sequence that grows towards it.
-        fields["order"] = "left_to_right" if "eos_token_id" in fields else "any"
-    return modalities
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class TokenizeArguments:
     batch_size: int = field(default=64, metadata={"help": "clips per forward pass"})
     num_proc: int | None = field(default=None, metadata={"help": "processes"})
     parquet: bool = field(default=False, metadata={"help": "write Parquet files, which training can stream"})
+    num_crops: int = field(default=1, metadata={"help": "rows for each clip to train on: itself and random crops"})
+    bf16: bool = field(default=False, metadata={"help": "encode in bfloat16; for GPUs"})
 
 
 def main(argv: list[str] | None = None):
@@ -32,10 +34,12 @@ def main(argv: list[str] | None = None):
             batch_size=args.batch_size,
             num_proc=args.num_proc,
             parquet=args.parquet,
+            num_crops=args.num_crops,
+            bf16=args.bf16,
         )
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"{args.output_dir}: {', '.join(f'{len(rows)} {split}' for split, rows in tokens.items())} clips as ids")
+    print(f"{args.output_dir}: {', '.join(f'{len(rows)} {split}' for split, rows in tokens.items())} rows of ids")
     return tokens
 
 

@@ -1,4 +1,4 @@
-"""Metrics as `evaluate` modules, so that they compute alike on one process and on many."""
+"""Share of attributes read correctly, as an `evaluate` module."""
 
 import datasets
 import evaluate
