@@ -5,12 +5,12 @@ import unittest
 
 import torch
 from test_modeling_nano4m import MODALITIES, make_batch
-from test_tokenizers import audio_tokenizer, example, image_tokenizer
+from test_tokenizers import audio_tokenizer, example, image_tokenizer, text_vq_tokenizer
 from transformers import PreTrainedConfig
 from transformers_suite import suite_module
 
 from modeling_nano4m import Nano4MConfig, Nano4MModel
-from tokenizers_4m import AudioTokenizer, ImageTokenizer
+from tokenizers_4m import AudioTokenizer, ImageTokenizer, TextVQTokenizer
 
 common = suite_module("test_modeling_common")
 configuration = suite_module("test_configuration_common")
@@ -70,7 +70,7 @@ class AutoencoderTester:
 
     batch_size, is_training = 3, True
 
-    def __init__(self, tokenizer: ImageTokenizer | AudioTokenizer):
+    def __init__(self, tokenizer: ImageTokenizer | AudioTokenizer | TextVQTokenizer):
         self.tokenizer = tokenizer
 
     def get_config(self) -> PreTrainedConfig:
@@ -81,7 +81,7 @@ class AutoencoderTester:
 
 
 class AutoencoderTests(CommonTests):
-    """What holds for both: they have no attention to return, and media go in, not ids."""
+    """What holds for all: they have no attention to return, and media go in, not ids."""
 
     config_property = "codebook_size"
     has_attentions = False
@@ -95,11 +95,11 @@ class AutoencoderTests(CommonTests):
         self.assertIsInstance(as_tuple, tuple)
         torch.testing.assert_close(as_tuple, output.to_tuple())
 
-    @unittest.skip("convolutions at many resolutions: no list of hidden states")
+    @unittest.skip("no list of hidden states, as most are convolutions at many resolutions")
     def test_hidden_states_output(self):
         pass
 
-    @unittest.skip("convolutions at many resolutions: no list of hidden states")
+    @unittest.skip("no list of hidden states, as most are convolutions at many resolutions")
     def test_retain_grad_hidden_states_attentions(self):
         pass
 
@@ -120,3 +120,22 @@ class ImageTokenizerTest(AutoencoderTests, unittest.TestCase):
 class AudioTokenizerTest(AutoencoderTests, unittest.TestCase):
     all_model_classes = (AudioTokenizer,)
     model_tester = AutoencoderTester(audio_tokenizer())
+
+
+SUBWORDS = text_vq_tokenizer().fast_tokenizer
+
+
+class TextVQTokenizerWithVocabulary(TextVQTokenizer):
+    """The common tests make models of a configuration alone."""
+
+    def __init__(self, config, tokenizer=None):
+        super().__init__(config, tokenizer or SUBWORDS)
+
+
+class TextVQTokenizerTest(AutoencoderTests, unittest.TestCase):
+    all_model_classes = (TextVQTokenizerWithVocabulary,)
+    model_tester = AutoencoderTester(text_vq_tokenizer())
+
+    @unittest.skip("it loads from no folder, but the vocabulary lies in one")
+    def test_from_pretrained_no_checkpoint(self):
+        pass
