@@ -35,5 +35,8 @@ setup(
         "jinja2>=3.1",
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["parameterized>=0.9", "pytest>=8", "ruff>=0.9"]},
+    extras_require={
+        "judges": ["pocketsphinx>=5.0"],
+        "test": ["parameterized>=0.9", "pytest>=8", "ruff>=0.9"],
+    },
 )
