@@ -39,6 +39,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5", "parameterized>=0.9", "pytest>=8", "ruff>=0.9"]
+        "judges": ["pocketsphinx>=5.0"],
+        "test": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5", "parameterized>=0.9", "pytest>=8", "ruff>=0.9"],
     },
 )

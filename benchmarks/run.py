@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from benchmarks.audio_encoding import audio_measures
 from benchmarks.measures import QUICK, Measure, Sizes, measures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("skipped: there is no CUDA device")
         return
-    known = measures(arguments.device)
+    known = measures(arguments.device) | audio_measures()
     names = arguments.only or list(known)
     for name in names:
         if name not in known:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.audio_encoding import audio_measures
 from benchmarks.baseline import IGNORED, Baseline4M, MaskedDataset, generate
 from benchmarks.measures import (
     MODALITIES,
@@ -30,9 +31,9 @@ from modeling_nano4m import Nano4MModel
 
 
 @pytest.mark.parametrize("side", ["ours", "baseline"])
-@pytest.mark.parametrize("name", measures("cpu"))
+@pytest.mark.parametrize("name", measures("cpu") | audio_measures())
 def test_every_measure_runs(name, side):
-    measure = measures("cpu")[name]
+    measure = (measures("cpu") | audio_measures())[name]
     figures = getattr(measure, side)(QUICK)
     # Of tiny sizes after other tests, the process may have needed more memory before.
     assert math.isfinite(figures[measure.figure]) and figures[measure.figure] >= 0

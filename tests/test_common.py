@@ -5,12 +5,19 @@ import unittest
 
 import torch
 from test_modeling_nano4m import MODALITIES, make_batch
-from test_tokenizers import audio_tokenizer, example, image_tokenizer, text_vq_tokenizer
+from test_tokenizers import (
+    audio_tokenizer,
+    codec_tokenizer,
+    example,
+    image_tokenizer,
+    istft_tokenizer,
+    text_vq_tokenizer,
+)
 from transformers import PreTrainedConfig
 from transformers_suite import suite_module
 
 from modeling_nano4m import Nano4MConfig, Nano4MModel
-from tokenizers_4m import AudioTokenizer, ImageTokenizer, TextVQTokenizer
+from tokenizers_4m import AudioCodecTokenizer, AudioTokenizer, ImageTokenizer, TextVQTokenizer
 
 common = suite_module("test_modeling_common")
 configuration = suite_module("test_configuration_common")
@@ -70,7 +77,7 @@ class AutoencoderTester:
 
     batch_size, is_training = 3, True
 
-    def __init__(self, tokenizer: ImageTokenizer | AudioTokenizer | TextVQTokenizer):
+    def __init__(self, tokenizer: ImageTokenizer | AudioTokenizer | AudioCodecTokenizer | TextVQTokenizer):
         self.tokenizer = tokenizer
 
     def get_config(self) -> PreTrainedConfig:
@@ -120,6 +127,17 @@ class ImageTokenizerTest(AutoencoderTests, unittest.TestCase):
 class AudioTokenizerTest(AutoencoderTests, unittest.TestCase):
     all_model_classes = (AudioTokenizer,)
     model_tester = AutoencoderTester(audio_tokenizer())
+
+
+class ISTFTAudioTokenizerTest(AutoencoderTests, unittest.TestCase):
+    all_model_classes = (AudioTokenizer,)
+    model_tester = AutoencoderTester(istft_tokenizer())
+
+
+class AudioCodecTokenizerTest(AutoencoderTests, unittest.TestCase):
+    all_model_classes = (AudioCodecTokenizer,)
+    model_tester = AutoencoderTester(codec_tokenizer())
+    config_property = "num_quantizers"
 
 
 SUBWORDS = text_vq_tokenizer().fast_tokenizer

@@ -6,9 +6,11 @@ import soundfile
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, DacConfig
 
 from tokenizers_4m import (
+    AudioCodecTokenizer,
+    AudioCodecTokenizerConfig,
     AudioTokenizer,
     AudioTokenizerConfig,
     ImageTokenizer,
@@ -45,6 +47,25 @@ def audio_tokenizer(**changes) -> AudioTokenizer:
     return model.eval()
 
 
+def istft_tokenizer(**changes) -> AudioTokenizer:
+    fields = {"waveform_decoder": "istft", "istft_hidden_size": 16, "istft_num_layers": 1, "istft_segment_frames": 8}
+    return audio_tokenizer(**{**fields, **changes})
+
+
+def codec_tokenizer(codec_config=None, **changes) -> AudioCodecTokenizer:
+    """A codec of three codebooks at half the rate of the clips."""
+    torch.manual_seed(0)
+    if codec_config is None:
+        sizes = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "downsampling_ratios": [2, 4, 5]}
+        codebooks = {"n_codebooks": 3, "codebook_size": 16, "codebook_dim": 4}
+        codec_config = DacConfig(**sizes, **codebooks, sampling_rate=8000)
+    model = AudioCodecTokenizer(AudioCodecTokenizerConfig(codec_config=codec_config, clip_seconds=0.5, **changes))
+    for name, buffer in model.named_buffers():
+        if name.endswith(("embed", "embed_sum")):  # EnCodec's and Mimi's codes, which start as zero
+            buffer.normal_()
+    return model.eval()
+
+
 def text_tokenizer(**changes) -> TextTokenizer:
     return TextTokenizer.train_from_iterator(TEXTS, TextTokenizerConfig(**{"max_tokens": 16, **changes}))
 
@@ -68,7 +89,14 @@ def example(model):
     return TEXTS[:3]
 
 
-MAKERS = {"image": image_tokenizer, "audio": audio_tokenizer, "text": text_tokenizer, "text_vq": text_vq_tokenizer}
+MAKERS = {
+    "image": image_tokenizer,
+    "audio": audio_tokenizer,
+    "audio_istft": istft_tokenizer,
+    "audio_codec": codec_tokenizer,
+    "text": text_tokenizer,
+    "text_vq": text_vq_tokenizer,
+}
 
 
 @pytest.fixture(params=MAKERS)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModel
 
-from .audio import AudioTokenizer, AudioTokenizerConfig
+from .audio import AudioCodecTokenizer, AudioCodecTokenizerConfig, AudioTokenizer, AudioTokenizerConfig
 from .contract import TokenizerConfig4M, TokenizerContract
 from .image import ImageTokenizer, ImageTokenizerConfig
 from .text import TextTokenizer, TextTokenizerConfig, TextVQTokenizer, TextVQTokenizerConfig
@@ -12,7 +12,13 @@ from .text import TextTokenizer, TextTokenizerConfig, TextVQTokenizer, TextVQTok
 # What `load_tokenizers` looks for, one folder each.
 MODALITIES = ("image", "audio", "text")
 # What `train_tokenizer.py` can train; a modality may have several kinds.
-TOKENIZERS = {"image": ImageTokenizer, "audio": AudioTokenizer, "text": TextTokenizer, "text_vq": TextVQTokenizer}
+TOKENIZERS = {
+    "image": ImageTokenizer,
+    "audio": AudioTokenizer,
+    "audio_codec": AudioCodecTokenizer,
+    "text": TextTokenizer,
+    "text_vq": TextVQTokenizer,
+}
 
 for _tokenizer in TOKENIZERS.values():
     AutoConfig.register(_tokenizer.config_class.model_type, _tokenizer.config_class, exist_ok=True)
@@ -36,6 +42,8 @@ def load_tokenizers(folder: str | Path) -> dict[str, TokenizerContract]:
 __all__ = [
     "MODALITIES",
     "TOKENIZERS",
+    "AudioCodecTokenizer",
+    "AudioCodecTokenizerConfig",
     "AudioTokenizer",
     "AudioTokenizerConfig",
     "ImageTokenizer",

@@ -114,7 +114,7 @@ class TokenizerContract:
     def fingerprint(self) -> str:
         """Hash of weights and configuration: two tokenizers that share it give the same ids."""
         digest = hashlib.sha256()
-        config = {k: v for k, v in self.config.to_dict().items() if k not in _VOLATILE_CONFIG_FIELDS}
+        config = _without_volatile_fields(self.config.to_dict())
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -136,3 +136,10 @@ class TokenizerContract:
             "token_axes": dict(self.config.token_axes),
             **special,
         }
+
+
+def _without_volatile_fields(config: dict) -> dict:
+    kept = {name: value for name, value in config.items() if name not in _VOLATILE_CONFIG_FIELDS}
+    return {
+        name: _without_volatile_fields(value) if isinstance(value, dict) else value for name, value in kept.items()
+    }
