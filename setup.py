@@ -35,5 +35,5 @@ setup(
         "jinja2>=3.1",
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["parameterized>=0.9", "pytest>=8", "ruff>=0.9"]},
+    extras_require={"test": ["parameterized>=0.9", "pytest>=8", "ruff>=0.9", "vector-quantize-pytorch>=1.20"]},
 )

@@ -6,13 +6,22 @@ from transformers import AutoConfig, AutoModel
 
 from .audio import AudioTokenizer, AudioTokenizerConfig
 from .contract import TokenizerConfig4M, TokenizerContract
-from .image import ImageTokenizer, ImageTokenizerConfig
+from .image import (
+    ImageTokenizer,
+    ImageTokenizerConfig,
+    ImageViT,
+    ImageViTConfig,
+    ImageVQGAN,
+    ImageVQGANConfig,
+    convert_weights,
+)
 from .text import TextTokenizer, TextTokenizerConfig
 
 # What `load_tokenizers` looks for, one folder each.
 MODALITIES = ("image", "audio", "text")
 # What `train_tokenizer.py` can train; a modality may have several kinds.
-TOKENIZERS = {"image": ImageTokenizer, "audio": AudioTokenizer, "text": TextTokenizer}
+TOKENIZERS = {"image": ImageTokenizer, "image_vqgan": ImageVQGAN, "image_vit": ImageViT}
+TOKENIZERS |= {"audio": AudioTokenizer, "text": TextTokenizer}
 
 for _tokenizer in TOKENIZERS.values():
     AutoConfig.register(_tokenizer.config_class.model_type, _tokenizer.config_class, exist_ok=True)
@@ -40,9 +49,14 @@ __all__ = [
     "AudioTokenizerConfig",
     "ImageTokenizer",
     "ImageTokenizerConfig",
+    "ImageViT",
+    "ImageViTConfig",
+    "ImageVQGAN",
+    "ImageVQGANConfig",
     "TokenizerContract",
     "TextTokenizer",
     "TextTokenizerConfig",
     "TokenizerConfig4M",
+    "convert_weights",
     "load_tokenizers",
 ]
