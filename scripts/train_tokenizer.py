@@ -17,6 +17,7 @@ from tokenizers_4m import TOKENIZERS
 from trainers import (
     ClipCollator,
     TokenizerTrainer,
+    TokenizerTrainingArguments,
     changed_settings,
     create_repository,
     fit,
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None):
     args, config_fields, training = parse_args(
         TokenizerArguments,
         fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
-        TrainingArguments,
+        TokenizerTrainingArguments,
         description=__doc__,
         argv=argv,
     )
