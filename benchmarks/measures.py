@@ -34,6 +34,7 @@ class Sizes:
         warmup_steps, timed_steps: of training.
         masking_batch_size, masking_rows, masking_seconds: rows are masked over and over for at least that long.
         generation_steps, generation_batch_size: of nano4M; the baseline takes one sample at a time.
+        image_size, image_batch_size, image_seconds: pictures are encoded for at least that long.
         matmul_sizes: sides of the square matrices whose product shows what the machine can do.
     """
 
@@ -52,6 +53,9 @@ class Sizes:
     masking_seconds: float = 3.0
     generation_steps: int = 64
     generation_batch_size: int = 8
+    image_size: int = 256
+    image_batch_size: int = 2
+    image_seconds: float = 5.0
     matmul_sizes: tuple[int, ...] = (1024, 2048, 4096)
     device: str = "cpu"
     compiled: bool = False
@@ -73,6 +77,9 @@ QUICK = Sizes(
     masking_seconds=0.0,
     generation_steps=4,
     generation_batch_size=2,
+    image_size=32,
+    image_batch_size=1,
+    image_seconds=0.0,
     matmul_sizes=(64, 128),
 )
 

@@ -5,12 +5,12 @@ import unittest
 
 import torch
 from test_modeling_nano4m import MODALITIES, make_batch
-from test_tokenizers import audio_tokenizer, example, image_tokenizer
-from transformers import PreTrainedConfig
+from test_tokenizers import audio_tokenizer, example, image_tokenizer, image_vit, image_vqgan
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers_suite import suite_module
 
 from modeling_nano4m import Nano4MConfig, Nano4MModel
-from tokenizers_4m import AudioTokenizer, ImageTokenizer
+from tokenizers_4m import AudioTokenizer, ImageTokenizer, ImageViT, ImageVQGAN
 
 common = suite_module("test_modeling_common")
 configuration = suite_module("test_configuration_common")
@@ -70,7 +70,7 @@ class AutoencoderTester:
 
     batch_size, is_training = 3, True
 
-    def __init__(self, tokenizer: ImageTokenizer | AudioTokenizer):
+    def __init__(self, tokenizer: PreTrainedModel):
         self.tokenizer = tokenizer
 
     def get_config(self) -> PreTrainedConfig:
@@ -115,6 +115,16 @@ class AutoencoderTests(CommonTests):
 class ImageTokenizerTest(AutoencoderTests, unittest.TestCase):
     all_model_classes = (ImageTokenizer,)
     model_tester = AutoencoderTester(image_tokenizer())
+
+
+class ImageVQGANTest(AutoencoderTests, unittest.TestCase):
+    all_model_classes = (ImageVQGAN,)
+    model_tester = AutoencoderTester(image_vqgan())
+
+
+class ImageViTTest(AutoencoderTests, unittest.TestCase):
+    all_model_classes = (ImageViT,)
+    model_tester = AutoencoderTester(image_vit())
 
 
 class AudioTokenizerTest(AutoencoderTests, unittest.TestCase):

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel
 
 inputs, outputs = torch.load("inputs.pt"), {}
 with torch.no_grad():
-    for name in ("image", "audio", "text"):
+    for name in ("image", "image_vqgan", "image_vit", "audio", "text"):
         config = AutoConfig.from_pretrained(f"saved/{name}", trust_remote_code=True)
         tokenizer = AutoModel.from_pretrained(f"saved/{name}", trust_remote_code=True)
         assert config.num_tokens == tokenizer.config.num_tokens
