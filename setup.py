@@ -25,6 +25,7 @@ setup(
         "evaluate>=0.4.6",
         "safetensors>=0.6",
         "huggingface-hub>=2.0,<3",
+        "torchmetrics>=1.6",
         "soundfile>=0.13",
         "av>=15",
         "numpy>=1.26",

@@ -43,14 +43,14 @@ def main(argv: list[str] | None = None):
     except ValueError:
         kind = None  # reported by parse_args
     config_class = TOKENIZERS.get(kind, TOKENIZERS["image"]).config_class
-    args, config_fields, training = parse_args(
-        TokenizerArguments,
-        fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
-        TokenizerTrainingArguments,
-        description=__doc__,
-        argv=argv,
-    )
     try:
+        args, config_fields, training = parse_args(
+            TokenizerArguments,
+            fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
+            TokenizerTrainingArguments,
+            description=__doc__,
+            argv=argv,
+        )
         clips = load_from_disk(args.dataset)
         repo_id = create_repository(training)
         set_seed(training.seed)
