@@ -40,6 +40,14 @@ setup(
     ],
     extras_require={
         "judges": ["pocketsphinx>=5.0"],
-        "test": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5", "parameterized>=0.9", "pytest>=8", "ruff>=0.9"],
+        "test": [
+            "ipykernel>=6",
+            "nbclient>=0.10",
+            "nbformat>=5",
+            "parameterized>=0.9",
+            "pytest>=8",
+            "ruff>=0.9",
+            "vector-quantize-pytorch>=1.20",
+        ],
     },
 )

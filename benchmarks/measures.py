@@ -36,6 +36,7 @@ class Sizes:
         masking_batch_size, masking_rows, masking_seconds: rows are masked over and over for at least that long.
         generation_steps, generation_batch_size: of nano4M; the baseline takes one sample at a time.
         audio_clips, audio_batches: clips of 3 s that are encoded at a time, and how many times.
+        image_size, image_batch_size, image_seconds: pictures are encoded for at least that long.
         matmul_sizes: sides of the square matrices whose product shows what the machine can do.
         video_seconds, video_height, video_key_frames: of the video to prepare; the last one is the number of pictures
             from one key frame to the next.
@@ -58,6 +59,9 @@ class Sizes:
     generation_batch_size: int = 8
     audio_clips: int = 16
     audio_batches: int = 8
+    image_size: int = 256
+    image_batch_size: int = 2
+    image_seconds: float = 5.0
     matmul_sizes: tuple[int, ...] = (1024, 2048, 4096)
     video_seconds: float = 1200.0
     video_height: int = 1080
@@ -84,6 +88,9 @@ QUICK = Sizes(
     generation_batch_size=2,
     audio_clips=1,
     audio_batches=1,
+    image_size=32,
+    image_batch_size=1,
+    image_seconds=0.0,
     matmul_sizes=(64, 128),
     video_seconds=6.0,
     video_height=64,

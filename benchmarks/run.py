@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.audio_encoding import audio_measures
+from benchmarks.image_encoding import image_encoding
 from benchmarks.measures import QUICK, Measure, Sizes, measures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("skipped: there is no CUDA device")
         return
-    known = measures(arguments.device) | audio_measures()
+    known = all_measures(arguments.device)
     names = arguments.only or list(known)
     for name in names:
         if name not in known:
@@ -74,6 +75,12 @@ def main(argv: list[str] | None = None) -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(f"\nwritten to {arguments.output}")
+
+
+def all_measures(device: str) -> dict[str, Measure]:
+    """Of the model and, on CPUs, of what comes before it, by name."""
+    before = [image_encoding()] if device == "cpu" else []
+    return measures(device) | {measure.name: measure for measure in before} | audio_measures()
 
 
 def run_side(measure: Measure, side: str, sizes: Sizes) -> dict:

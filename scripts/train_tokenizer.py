@@ -18,6 +18,7 @@ from tokenizers_4m import TOKENIZERS
 from trainers import (
     ClipCollator,
     TokenizerTrainer,
+    TokenizerTrainingArguments,
     changed_settings,
     create_repository,
     fit,
@@ -43,14 +44,14 @@ def main(argv: list[str] | None = None):
     except ValueError:
         kind = None  # reported by parse_args
     config_class = TOKENIZERS.get(kind, TOKENIZERS["image"]).config_class
-    args, config_fields, training = parse_args(
-        TokenizerArguments,
-        fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
-        TrainingArguments,
-        description=__doc__,
-        argv=argv,
-    )
     try:
+        args, config_fields, training = parse_args(
+            TokenizerArguments,
+            fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
+            TokenizerTrainingArguments,
+            description=__doc__,
+            argv=argv,
+        )
         clips = load_clips(args.dataset)
         repo_id = create_repository(training)
         set_seed(training.seed)

@@ -11,8 +11,8 @@ from datasets import Dataset
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.audio_encoding import audio_measures
 from benchmarks.baseline import IGNORED, Baseline4M, MaskedDataset, generate
+from benchmarks.image_encoding import encode_images
 from benchmarks.measures import (
     MODALITIES,
     QUICK,
@@ -21,19 +21,18 @@ from benchmarks.measures import (
     baseline_model,
     cut_to_longest,
     masked_batches,
-    measures,
     our_model,
     training_flops,
 )
 from benchmarks.preparation import CONFIG, read_planned, read_whole, write_video
-from benchmarks.run import main
+from benchmarks.run import all_measures, main
 from modeling_nano4m import Nano4MModel
 
 
 @pytest.mark.parametrize("side", ["ours", "baseline"])
-@pytest.mark.parametrize("name", measures("cpu") | audio_measures())
+@pytest.mark.parametrize("name", all_measures("cpu"))
 def test_every_measure_runs(name, side):
-    measure = (measures("cpu") | audio_measures())[name]
+    measure = all_measures("cpu")[name]
     figures = getattr(measure, side)(QUICK)
     # Of tiny sizes after other tests, the process may have needed more memory before.
     assert math.isfinite(figures[measure.figure]) and figures[measure.figure] >= 0
@@ -50,6 +49,11 @@ def test_the_command_writes_a_table_and_a_file(tmp_path, capsys):
     assert len(turns["ours"]) == 1 and turns["ours"][0]["threads"] == turns["baseline"][0]["threads"]
     printed = capsys.readouterr().out
     assert f"{row['ratio']:.2f}" in printed and "≤ 0.6" in printed
+
+
+def test_both_tokenizers_make_as_many_ids_of_a_picture():
+    counts = {side: encode_images(side, QUICK)["num_tokens"] for side in ("ours", "baseline")}
+    assert counts == {"ours": 4, "baseline": 4}
 
 
 def test_an_unknown_measure_is_named(capsys):

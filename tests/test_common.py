@@ -10,14 +10,23 @@ from test_tokenizers import (
     codec_tokenizer,
     example,
     image_tokenizer,
+    image_vit,
+    image_vqgan,
     istft_tokenizer,
     text_vq_tokenizer,
 )
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers_suite import suite_module
 
 from modeling_nano4m import Nano4MConfig, Nano4MModel
-from tokenizers_4m import AudioCodecTokenizer, AudioTokenizer, ImageTokenizer, TextVQTokenizer
+from tokenizers_4m import (
+    AudioCodecTokenizer,
+    AudioTokenizer,
+    ImageTokenizer,
+    ImageViT,
+    ImageVQGAN,
+    TextVQTokenizer,
+)
 
 common = suite_module("test_modeling_common")
 configuration = suite_module("test_configuration_common")
@@ -77,7 +86,7 @@ class AutoencoderTester:
 
     batch_size, is_training = 3, True
 
-    def __init__(self, tokenizer: ImageTokenizer | AudioTokenizer | AudioCodecTokenizer | TextVQTokenizer):
+    def __init__(self, tokenizer: PreTrainedModel):
         self.tokenizer = tokenizer
 
     def get_config(self) -> PreTrainedConfig:
@@ -122,6 +131,16 @@ class AutoencoderTests(CommonTests):
 class ImageTokenizerTest(AutoencoderTests, unittest.TestCase):
     all_model_classes = (ImageTokenizer,)
     model_tester = AutoencoderTester(image_tokenizer())
+
+
+class ImageVQGANTest(AutoencoderTests, unittest.TestCase):
+    all_model_classes = (ImageVQGAN,)
+    model_tester = AutoencoderTester(image_vqgan())
+
+
+class ImageViTTest(AutoencoderTests, unittest.TestCase):
+    all_model_classes = (ImageViT,)
+    model_tester = AutoencoderTester(image_vit())
 
 
 class AudioTokenizerTest(AutoencoderTests, unittest.TestCase):

@@ -94,6 +94,7 @@ def test_two_processes_train_and_save_one_tokenizer(tmp_path):
     clips.save_to_disk(tmp_path / "clips")
     words = "--tokenizer image --codebook_size 32 --block_out_channels 8 16 16 --max_steps 2 --report_to none"
     words += " --per_device_train_batch_size 2 --per_device_eval_batch_size 1 --use_cpu true --disable_tqdm true"
+    words += " --adversarial_weight 0.8 --perceptual_weight 1 --discriminator_layers 1 --discriminator_channels 8"
     output = tmp_path / "image"
     program = ROOT / "scripts" / "train_tokenizer.py"
     said = launch("ddp", program, *words.split(), "--dataset", tmp_path / "clips", "--output_dir", output)

@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModel
 
 inputs, outputs = torch.load("inputs.pt"), {}
 with torch.no_grad():
-    for name in ("image", "audio", "audio_istft", "audio_codec", "text", "text_vq"):
+    names = ("image", "image_vqgan", "image_vit", "audio", "audio_istft", "audio_codec", "text", "text_vq")
+    for name in names:
         config = AutoConfig.from_pretrained(f"saved/{name}", trust_remote_code=True)
         tokenizer = AutoModel.from_pretrained(f"saved/{name}", trust_remote_code=True)
         assert config.num_tokens == tokenizer.config.num_tokens

@@ -15,6 +15,10 @@ from tokenizers_4m import (
     AudioTokenizerConfig,
     ImageTokenizer,
     ImageTokenizerConfig,
+    ImageViT,
+    ImageViTConfig,
+    ImageVQGAN,
+    ImageVQGANConfig,
     TextTokenizer,
     TextTokenizerConfig,
     TextVQTokenizer,
@@ -30,6 +34,24 @@ def image_tokenizer(**changes) -> ImageTokenizer:
     fields = {"image_size": 16, "num_frames": 2, "block_out_channels": (8, 16, 16), "codebook_size": 32}
     model = ImageTokenizer(ImageTokenizerConfig(**{**fields, **changes}))
     model.train()(torch.randn(8, model.config.num_frames, 3, 16, 16))  # starts the codebook
+    return model.eval()
+
+
+def image_vqgan(**changes) -> ImageVQGAN:
+    torch.manual_seed(0)
+    fields = {"image_size": 16, "num_frames": 2, "block_out_channels": (8, 16, 16), "layers_per_block": 1}
+    fields |= {"attention_levels": (2,), "latent_channels": 8, "norm_num_groups": 4, "codebook_size": 32}
+    model = ImageVQGAN(ImageVQGANConfig(**{**fields, "code_dim": 8, **changes}))
+    model.train()(torch.randn(8, 2, 3, 16, 16))
+    return model.eval()
+
+
+def image_vit(**changes) -> ImageViT:
+    torch.manual_seed(0)
+    fields = {"image_size": 16, "num_frames": 2, "patch_size": 4, "hidden_size": 64, "num_encoder_layers": 2}
+    fields |= {"num_decoder_layers": 2, "post_mlp": True, "out_conv": True, "codebook_size": 32}
+    model = ImageViT(ImageViTConfig(**{**fields, **changes}))
+    model.train()(torch.randn(8, 2, 3, 16, 16))
     return model.eval()
 
 
@@ -91,6 +113,8 @@ def example(model):
 
 MAKERS = {
     "image": image_tokenizer,
+    "image_vqgan": image_vqgan,
+    "image_vit": image_vit,
     "audio": audio_tokenizer,
     "audio_istft": istft_tokenizer,
     "audio_codec": codec_tokenizer,
@@ -183,11 +207,28 @@ def test_image_files_and_strips(tmp_path):
         model.preprocess([frames + frames[:1]])
 
 
-def test_image_strides():
-    assert ImageTokenizerConfig().stride == 16 and ImageTokenizerConfig().num_tokens == 8 * 4 * 4
-    assert ImageTokenizerConfig(block_out_channels=(8, 16, 32, 64), image_size=32).stride == 8
+@pytest.mark.parametrize("image_size", [32, 64, 256])
+@pytest.mark.parametrize(
+    ("patch_size", "num_levels", "stride"), [(1, 3, 4), (4, 1, 4), (2, 3, 8), (8, 1, 8), (1, 5, 16), (4, 3, 16)]
+)
+@torch.no_grad()
+def test_strides_and_sizes(patch_size, num_levels, stride, image_size):
+    sizes = {"patch_size": patch_size, "block_out_channels": (8,) * num_levels, "image_size": image_size}
+    config = ImageTokenizerConfig(**sizes, num_frames=1, codebook_size=16, mid_block_add_attention=False)
+    assert config.stride == stride and config.num_tokens == (image_size // stride) ** 2
+    model, pixel_values = ImageTokenizer(config).eval(), torch.randn(1, 1, 3, image_size, image_size)
+    output = model(pixel_values)
+    assert output.reconstruction.shape == pixel_values.shape
+    assert torch.equal(model.decode(model.encode(pixel_values)), output.reconstruction)
+
+
+def test_sizes_that_are_no_multiple_of_the_stride_are_named():
     with pytest.raises(StrictDataclassError, match="image_size=40"):
         ImageTokenizerConfig(image_size=40)
+    with pytest.raises(StrictDataclassError, match="image_size=40"):
+        ImageViTConfig(image_size=40)
+    with pytest.raises(StrictDataclassError, match="attention_levels"):
+        ImageVQGANConfig(attention_levels=(5,))
 
 
 def test_sound_files_are_resampled_mixed_and_padded(tmp_path):

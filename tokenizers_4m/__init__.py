@@ -6,7 +6,15 @@ from transformers import AutoConfig, AutoModel
 
 from .audio import AudioCodecTokenizer, AudioCodecTokenizerConfig, AudioTokenizer, AudioTokenizerConfig
 from .contract import TokenizerConfig4M, TokenizerContract
-from .image import ImageTokenizer, ImageTokenizerConfig
+from .image import (
+    ImageTokenizer,
+    ImageTokenizerConfig,
+    ImageViT,
+    ImageViTConfig,
+    ImageVQGAN,
+    ImageVQGANConfig,
+    convert_weights,
+)
 from .text import TextTokenizer, TextTokenizerConfig, TextVQTokenizer, TextVQTokenizerConfig
 
 # What `load_tokenizers` looks for, one folder each.
@@ -14,6 +22,8 @@ MODALITIES = ("image", "audio", "text")
 # What `train_tokenizer.py` can train; a modality may have several kinds.
 TOKENIZERS = {
     "image": ImageTokenizer,
+    "image_vqgan": ImageVQGAN,
+    "image_vit": ImageViT,
     "audio": AudioTokenizer,
     "audio_codec": AudioCodecTokenizer,
     "text": TextTokenizer,
@@ -48,11 +58,16 @@ __all__ = [
     "AudioTokenizerConfig",
     "ImageTokenizer",
     "ImageTokenizerConfig",
+    "ImageViT",
+    "ImageViTConfig",
+    "ImageVQGAN",
+    "ImageVQGANConfig",
     "TokenizerContract",
     "TextTokenizer",
     "TextTokenizerConfig",
     "TextVQTokenizer",
     "TextVQTokenizerConfig",
     "TokenizerConfig4M",
+    "convert_weights",
     "load_tokenizers",
 ]

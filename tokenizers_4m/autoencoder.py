@@ -1,4 +1,4 @@
-"""What the tokenizers that are vector-quantized autoencoders share: their output, losses and initial weights.
+"""What the tokenizers that are quantized autoencoders share: their output, losses and initial weights.
 
 Every residual block starts as the identity (Zhang et al. 2019, arXiv:1901.09321), and unlike in VQGAN neither half
 normalises its output: a linear path leads from input to reconstruction. Training starts from what a linear
@@ -14,13 +14,14 @@ from transformers.utils import ModelOutput
 
 from .contract import TokenizerContract
 from .quantizer import QuantizerOutput, VectorQuantizer
+from .scalar_quantizers import FiniteScalarQuantizer, LookupFreeQuantizer
 
 
 @dataclass
 class AutoencoderOutput(ModelOutput):
     """
     loss: scalar float32, the weighted sum of the parts below.
-    losses: each part before weighting, scalars: `l1`, `mse`, `commitment`.
+    losses: each part before weighting, scalars: `l1`, `mse`, `commitment`, and `entropy` if the quantizer has it.
     reconstruction: what the decoder makes of the quantized latents, normalised and shaped like what was encoded.
     token_ids: `(batch, num_tokens)` int64.
     """
@@ -32,7 +33,7 @@ class AutoencoderOutput(ModelOutput):
 
 
 class QuantizedAutoencoder(TokenizerContract):
-    """Mixed into the `PreTrainedModel`s that encode, quantize with a `VectorQuantizer`, and decode."""
+    """Mixed into the `PreTrainedModel`s that encode, quantize with their `quantizer`, and decode."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -40,6 +41,8 @@ class QuantizedAutoencoder(TokenizerContract):
             init.normal_(module.codebooks)
             init.zeros_(module.assigned)
             init.zeros_(module.assigned_sum)
+            init.zeros_(module.steps)
+        elif isinstance(module, (FiniteScalarQuantizer, LookupFreeQuantizer)):
             init.zeros_(module.steps)
         elif getattr(module, "starts_at_zero", False):
             init.zeros_(module.weight)
@@ -53,8 +56,8 @@ class QuantizedAutoencoder(TokenizerContract):
             init.zeros_(module.bias)
 
     def token_vectors(self) -> torch.FloatTensor:
-        """The codes, `(vocab_size, num_quantizers * code_dim)`: an id means one code in each codebook."""
-        return self.quantizer.codebooks.transpose(0, 1).flatten(1)
+        """The codes, `(vocab_size, dim)`: an id means one code in each codebook."""
+        return self.quantizer.code_vectors()
 
     def _score(
         self, reconstruction: torch.Tensor, original: torch.Tensor, quantized: QuantizerOutput
@@ -68,5 +71,8 @@ class QuantizedAutoencoder(TokenizerContract):
         }
         config = self.config
         loss = losses["l1"] + config.mse_weight * losses["mse"] + config.commitment_weight * losses["commitment"]
+        if quantized.entropy_loss is not None:
+            losses["entropy"] = quantized.entropy_loss
+            loss = loss + config.entropy_weight * losses["entropy"]
         token_ids = quantized.token_ids.reshape(len(original), config.num_tokens)
         return AutoencoderOutput(loss, losses, reconstruction, token_ids)

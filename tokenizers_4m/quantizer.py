@@ -1,10 +1,12 @@
-"""Vector quantizer with a codebook that follows the encoder by moving averages, and stays alive.
+"""Vector quantizers with a codebook that follows the encoder by moving averages, and stays alive.
 
 The codebook is learned as in VQ-VAE-2 (Razavi et al. 2019, arXiv:1906.00446): every code is the
 exponential moving average of the latents assigned to it, and the encoder is held near its codes by a
 commitment loss. Codes live in a low-dimensional space (ViT-VQGAN, Yu et al. 2022, arXiv:2110.04627), and
 several codebooks may quantize what the previous ones left over (SoundStream, Zeghidour et al. 2021,
 arXiv:2107.03312). Codes that nothing uses any more are re-seeded from the current batch.
+
+Quantizers without a learned codebook are in `scalar_quantizers`.
 """
 
 from dataclasses import dataclass
@@ -17,11 +19,19 @@ from torch import nn
 
 @dataclass
 class QuantizerOutput:
-    """`quantized` (..., dim), `token_ids` (..., num_quantizers) int64, `commitment_loss` scalar float32."""
+    """What every quantizer returns.
+
+    quantized: `(..., dim)`.
+    token_ids: `(..., num_quantizers)` int64.
+    commitment_loss: scalar float32, how far the latents are from their codes.
+    entropy_loss: scalar float32, small when each latent is sure of its code and all codes are used; None if the
+        quantizer has no such term.
+    """
 
     quantized: torch.Tensor
     token_ids: torch.LongTensor
     commitment_loss: torch.Tensor
+    entropy_loss: torch.Tensor | None = None
 
 
 class VectorQuantizer(nn.Module):
@@ -37,6 +47,7 @@ class VectorQuantizer(nn.Module):
             of the latents.
         warmup_steps: training steps that pass the latents on unquantized; then the codebooks start on latents
             worth coding. Codes set up on an untrained encoder hold it back for long.
+        latent_noise: see `add_latent_noise`.
     """
 
     def __init__(
@@ -48,6 +59,7 @@ class VectorQuantizer(nn.Module):
         decay: float = 0.95,
         dead_code_threshold: float = 0.1,
         warmup_steps: int = 0,
+        latent_noise: float = 0.0,
     ):
         super().__init__()
         self.codebook_size = codebook_size
@@ -55,6 +67,7 @@ class VectorQuantizer(nn.Module):
         self.decay = decay
         self.dead_code_threshold = dead_code_threshold
         self.warmup_steps = warmup_steps
+        self.latent_noise = latent_noise
         self.project_in = nn.Linear(dim, code_dim)
         self.project_out = nn.Linear(code_dim, dim)
         self.register_buffer("codebooks", torch.randn(num_quantizers, codebook_size, code_dim))
@@ -67,18 +80,19 @@ class VectorQuantizer(nn.Module):
         shape = latents.shape[:-1]
         # The search runs in float32: under autocast, half precision would flip ids between nearby codes.
         with torch.autocast(latents.device.type, enabled=False):
-            projected = self.project_in(latents.float()).flatten(0, -2)
+            projected = self._project(latents).flatten(0, -2)
             if self.training:
+                projected = add_latent_noise(projected, self.latent_noise)
                 self.steps += 1
                 if self.steps <= self.warmup_steps:
                     token_ids = torch.zeros(*shape, self.num_quantizers, dtype=torch.int64, device=latents.device)
-                    quantized = self.project_out(projected).view(*shape, -1)
+                    quantized = in_float32(self.project_out, projected).view(*shape, -1)
                     return QuantizerOutput(quantized, token_ids, projected.new_zeros(()))
             token_ids, codes = self._quantize(projected)
             commitment_loss = F.mse_loss(projected, codes)
             if self.training:
                 codes = projected + (codes - projected).detach()
-            quantized = self.project_out(codes)
+            quantized = in_float32(self.project_out, codes)
         return QuantizerOutput(
             quantized=quantized.view(*shape, -1),
             token_ids=token_ids.view(*shape, self.num_quantizers),
@@ -89,10 +103,31 @@ class VectorQuantizer(nn.Module):
         """Latents `(..., dim)` of ids `(..., num_quantizers)`: what `forward` returns for them in eval mode."""
         with torch.autocast(token_ids.device.type, enabled=False):
             codes = self._sum_codes(token_ids.flatten(0, -2))
-            return self.project_out(codes).view(*token_ids.shape[:-1], -1)
+            return in_float32(self.project_out, codes).view(*token_ids.shape[:-1], -1)
+
+    def code_vectors(self) -> torch.Tensor:
+        """The codes, `(codebook_size, num_quantizers * code_dim)`: an id means one code in each codebook."""
+        return self.codebooks.transpose(0, 1).flatten(1)
+
+    @torch.no_grad()
+    def load_codes(self, codes: torch.Tensor) -> None:
+        """Take over trained `codes` `(num_quantizers, codebook_size, code_dim)`; training goes on from them."""
+        self.codebooks.copy_(codes)
+        self.assigned.fill_(1.0)
+        self.assigned_sum.copy_(codes)
+        # Past the step on which the first batch would set up the codebooks.
+        self.steps.fill_(self.warmup_steps + 1)
+
+    def _project(self, latents: torch.Tensor) -> torch.Tensor:
+        return in_float32(self.project_in, latents)
+
+    def _nearest(self, latents: torch.Tensor, codebook: torch.Tensor) -> torch.LongTensor:
+        codebook = codebook.float()
+        # |x - c|^2 without |x|^2, which is the same for every code.
+        return (codebook.square().sum(-1) - 2 * latents @ codebook.t()).argmin(-1)
 
     def _sum_codes(self, token_ids: torch.LongTensor) -> torch.Tensor:
-        codes = self.codebooks[0][token_ids[:, 0]]
+        codes = self.codebooks[0][token_ids[:, 0]].float()
         for level in range(1, self.num_quantizers):
             codes = codes + self.codebooks[level][token_ids[:, level]]
         return codes
@@ -103,7 +138,7 @@ class VectorQuantizer(nn.Module):
         residual = projected.detach()
         levels = []
         for level in range(self.num_quantizers):
-            ids = _nearest(residual, self.codebooks[level])
+            ids = self._nearest(residual, self.codebooks[level])
             levels.append(ids)
             chosen = self.codebooks[level][ids]
             if self.training:
@@ -122,7 +157,7 @@ class VectorQuantizer(nn.Module):
             self.codebooks[level].copy_(_spread_rows(residual, self.codebook_size))
             _broadcast(self.codebooks[level])
             self._restart(level, torch.ones_like(self.assigned[level], dtype=torch.bool), len(projected))
-            residual = residual - self.codebooks[level][_nearest(residual, self.codebooks[level])]
+            residual = residual - self.codebooks[level][self._nearest(residual, self.codebooks[level])]
 
     @torch.no_grad()
     def _move_codebook(self, level: int, latents: torch.Tensor, ids: torch.LongTensor) -> None:
@@ -150,6 +185,46 @@ class VectorQuantizer(nn.Module):
         self.assigned_sum[level][which] = share * self.codebooks[level][which]
 
 
+class CosineVectorQuantizer(VectorQuantizer):
+    """Codes and latents on the unit sphere, so that the nearest code is the one at the smallest angle (ViT-VQGAN).
+
+    Takes the arguments of `VectorQuantizer`, but only one codebook: what a first code leaves over is on no sphere.
+    """
+
+    def __init__(self, dim: int, codebook_size: int, code_dim: int = 8, **kwargs):
+        if kwargs.get("num_quantizers", 1) != 1:
+            raise ValueError(f"num_quantizers={kwargs['num_quantizers']}: the cosine quantizer has one codebook")
+        super().__init__(dim, codebook_size, code_dim, **kwargs)
+
+    def _project(self, latents: torch.Tensor) -> torch.Tensor:
+        return F.normalize(super()._project(latents), dim=-1)
+
+    def _nearest(self, latents: torch.Tensor, codebook: torch.Tensor) -> torch.LongTensor:
+        # Codes of other people's weights may have lost their unit length.
+        return (latents @ F.normalize(codebook.float(), dim=-1).t()).argmax(-1)
+
+    @torch.no_grad()
+    def _move_codebook(self, level: int, latents: torch.Tensor, ids: torch.LongTensor) -> None:
+        super()._move_codebook(level, latents, ids)
+        self.codebooks[level].copy_(F.normalize(self.codebooks[level], dim=-1))
+
+
+def in_float32(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    """Apply `layer` in float32, also where weights or inputs are kept in half precision."""
+    return F.linear(inputs.float(), layer.weight.float(), layer.bias.float())
+
+
+def add_latent_noise(latents: torch.Tensor, latent_noise: float) -> torch.Tensor:
+    """Add Gaussian noise to `latents` `(number, dim)`, of `latent_noise` times the deviation of each dimension.
+
+    In training, it makes the encoder put what matters further apart than the noise reaches, so that changes of the
+    input too small to see change fewer ids.
+    """
+    if latent_noise == 0.0:
+        return latents
+    return latents + latent_noise * latents.detach().std(0, correction=0) * torch.randn_like(latents)
+
+
 def codebook_usage(token_ids: torch.LongTensor, vocab_size: int) -> dict[str, float]:
     """How much of a vocabulary a set of ids uses.
 
@@ -160,11 +235,6 @@ def codebook_usage(token_ids: torch.LongTensor, vocab_size: int) -> dict[str, fl
     frequencies = counts[counts > 0] / counts.sum()
     entropy = -(frequencies * frequencies.log()).sum()
     return {"used_codes": int((counts > 0).sum()), "perplexity": float(entropy.exp())}
-
-
-def _nearest(latents: torch.Tensor, codebook: torch.Tensor) -> torch.LongTensor:
-    # |x - c|^2 without |x|^2, which is the same for every code.
-    return (codebook.square().sum(-1) - 2 * latents @ codebook.t()).argmin(-1)
 
 
 def _spread_rows(rows: torch.Tensor, number: int) -> torch.Tensor:

@@ -7,7 +7,8 @@ from trainers.optimizer import MuonWithAdamW
 from trainers.sampling import DrawnRows, DrawSampler, NumberedRows
 from trainers.settings import changed_settings
 from trainers.streaming import StreamedRows
-from trainers.trainer import ClipCollator, TokenizerTrainer, fit
+from trainers.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingArguments
+from trainers.trainer import ClipCollator, fit
 
 __all__ = [
     "ClipCollator",
@@ -20,6 +21,7 @@ __all__ = [
     "NumberedRows",
     "StreamedRows",
     "TokenizerTrainer",
+    "TokenizerTrainingArguments",
     "changed_settings",
     "create_repository",
     "fit",

@@ -17,6 +17,8 @@ SHAPING = ("learning_rate", "muon_learning_rate", "lr_scheduler_type", "lr_sched
 SHAPING += ("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
 SHAPING += ("per_device_train_batch_size", "bf16", "fp16", "seed", "data_seed", "ema_decay")
 SHAPING += ("load_best_model_at_end", "metric_for_best_model", "neftune_noise_alpha")
+SHAPING += ("perceptual_weight", "perceptual", "adversarial_weight", "adversarial_start", "discriminator_channels")
+SHAPING += ("discriminator_layers", "discriminator_learning_rate")
 TOLD = (*SHAPING, *LENGTHS, "gradient_accumulation_steps")
 FILE = "settings.json"
 

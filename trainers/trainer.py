@@ -1,4 +1,4 @@
-"""Trainers that log every part of the loss: per modality for nano4M, per term for tokenizers."""
+"""What the Trainers have in common: every part of the loss is logged, and an interrupted training goes on."""
 
 import copy
 from collections import defaultdict
@@ -9,7 +9,6 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
-from tokenizers_4m.quantizer import codebook_usage
 from trainers.settings import check_settings, settings_of
 
 
@@ -43,12 +42,20 @@ class PartLossTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
+        self.add_losses(model, inputs, outputs)
         for name, value in outputs.losses.items():
             count = outputs.num_targets[name] if outputs.get("num_targets") is not None else 1
-            # Stays on the device: reading a number out would make every step wait for it.
-            self._sums[model.training][name] += value.detach() * count
-            self._counts[model.training][name] += count
+            self.count_part(model.training, name, value, count)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def add_losses(self, model, inputs, outputs) -> None:
+        """Called with the model's output, to add to its `losses` and change its `loss`."""
+
+    def count_part(self, training: bool, name: str, value: torch.Tensor, count=1) -> None:
+        """Let `value`, a mean over `count`, enter the next log."""
+        # Stays on the device: reading a number out would make every step wait for it.
+        self._sums[training][name] += value.detach() * count
+        self._counts[training][name] += count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         is_evaluation = "eval_loss" in logs
@@ -87,33 +94,6 @@ class PartLossTrainer(Trainer):
         sums.clear()
         counts.clear()
         return {f"{prefix}{name}": total / count for name, (total, count) in zip(names, totals, strict=True) if count}
-
-
-class TokenizerTrainer(PartLossTrainer):
-    """Trains a tokenizer and reports how much of the codebook the evaluation clips use.
-
-    The `metrics` of the model's output, one number a clip, are logged as means over the evaluation clips.
-    """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._evaluated_ids = []
-        self._evaluated_metrics = defaultdict(list)
-
-    def on_evaluated(self, outputs) -> None:
-        self._evaluated_ids.append(self.accelerator.gather_for_metrics(outputs.token_ids).cpu())
-        for name, values in (outputs.get("metrics") or {}).items():
-            self._evaluated_metrics[name].append(self.accelerator.gather_for_metrics(values).cpu())
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "eval_loss" in logs and self._evaluated_ids:
-            usage = codebook_usage(torch.cat(self._evaluated_ids), self.model.config.vocab_size)
-            logs.update({f"eval_{name}": value for name, value in usage.items()})
-            self._evaluated_ids = []
-            for name, values in self._evaluated_metrics.items():
-                logs[f"eval_{name}"] = float(torch.cat(values).mean())
-            self._evaluated_metrics.clear()
-        super().log(logs, start_time)
 
 
 def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: Mapping, data_collator) -> Trainer:

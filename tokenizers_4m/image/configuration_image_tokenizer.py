@@ -2,11 +2,11 @@
 
 from huggingface_hub.dataclasses import strict
 
-from ..contract import TokenizerConfig4M
+from .configuration_frames import ConvolutionalTokenizerConfig
 
 
 @strict
-class ImageTokenizerConfig(TokenizerConfig4M):
+class ImageTokenizerConfig(ConvolutionalTokenizerConfig):
     """Size of the pictures, of the network and of the codebook.
 
     Args:
@@ -21,13 +21,18 @@ class ImageTokenizerConfig(TokenizerConfig4M):
         mid_block_add_attention: VQGAN's middle block at the lowest resolution, two residual blocks with self-attention
             between them.
         mse_weight: of the squared error beside the absolute one; edges and other large errors count more with it.
-        codebook_size, code_dim, commitment_weight, quantizer_warmup_steps: see
-            `tokenizers_4m.quantizer.VectorQuantizer`.
+        quantizer: `vq` (codebook by moving averages), `cosine_vq` (the same on the unit sphere), `fsq` (rounding) or
+            `lfq` (signs); see `tokenizers_4m.quantizer` and `tokenizers_4m.scalar_quantizers`.
+        codebook_size: number of codes, but with `fsq`; a power of two with `lfq`.
+        code_dim: size of a code of `vq` and `cosine_vq`.
+        fsq_levels: values that each dimension of a code of `fsq` can have; their product is the number of codes.
+        commitment_weight, entropy_weight: of the losses of the quantizer; only `lfq` has an entropy loss.
+        quantizer_warmup_steps: training steps with unquantized latents.
+        latent_noise: of the latents in training, see `tokenizers_4m.quantizer.add_latent_noise`.
         image_mean, image_std: pixels in [0, 1] are normalised with `(x - mean) / std`.
     """
 
     model_type = "nano4m_image_tokenizer"
-    modality = "image"
 
     image_size: int = 64
     num_frames: int = 8
@@ -36,38 +41,14 @@ class ImageTokenizerConfig(TokenizerConfig4M):
     layers_per_block: int = 1
     norm_num_groups: int = 8
     mid_block_add_attention: bool = True
+    quantizer: str = "vq"
     codebook_size: int = 1024
     code_dim: int = 8
+    fsq_levels: list[int] | tuple[int, ...] = (8, 5, 5, 5)
     mse_weight: float = 1.0
     commitment_weight: float = 0.25
+    entropy_weight: float = 0.1
     quantizer_warmup_steps: int = 0
+    latent_noise: float = 0.0
     image_mean: float = 0.5
     image_std: float = 0.5
-
-    def validate_architecture(self):
-        """Called by transformers after the fields are set."""
-        if self.image_size < self.stride or self.image_size % self.stride:
-            raise ValueError(
-                f"image_size={self.image_size} must be a multiple of the stride {self.stride} that "
-                f"patch_size={self.patch_size} and block_out_channels={list(self.block_out_channels)} give"
-            )
-        for channels in self.block_out_channels:
-            if channels % self.norm_num_groups:
-                raise ValueError(
-                    f"block_out_channels={list(self.block_out_channels)} must be multiples of "
-                    f"norm_num_groups={self.norm_num_groups}"
-                )
-
-    @property
-    def stride(self) -> int:
-        """Pixels per token along each side."""
-        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
-
-    @property
-    def vocab_size(self) -> int:
-        return self.codebook_size
-
-    @property
-    def token_axes(self) -> dict[str, int]:
-        side = self.image_size // self.stride
-        return {"frame": self.num_frames, "row": side, "column": side}

@@ -1,0 +1,159 @@
+"""VQGAN's losses: what they measure, and that a training with them is resumed to the bit."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from safetensors.torch import load_file
+from test_resuming import Power, assert_equal, history
+from test_tokenizers import image_tokenizer
+from torch import nn
+
+from trainers import TokenizerTrainer, TokenizerTrainingArguments, fit
+from trainers.adversary import PatchDiscriminator, adaptive_weight
+from trainers.perceptual import LaplacianPyramidDistance, perceptual_distance
+
+
+class PictureCollator:
+    """Rows of pictures already normalised; its tokenizer is only asked for its name of them."""
+
+    def __call__(self, rows):
+        return {"pixel_values": torch.tensor([row["pixels"] for row in rows])}
+
+
+class FailingTrainer(TokenizerTrainer):
+    fails_at = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(Power(self.fails_at))
+
+
+def train(folder, fails_at=None, **changes):
+    fields = {"max_steps": 6, "save_steps": 2, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
+    fields |= {"perceptual_weight": 1.0, "perceptual": "laplacian", "adversarial_weight": 0.8, "adversarial_start": 2}
+    fields |= {"discriminator_layers": 2, "discriminator_channels": 8, "gradient_accumulation_steps": 2}
+    fields |= {"per_device_train_batch_size": 2, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
+    training = TokenizerTrainingArguments(output_dir=str(folder), **{**fields, **changes})
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(11, 2, 3, 16, 16, generator=generator).tolist()
+    data = {
+        "train": Dataset.from_dict({"pixels": pixels[:9]}),
+        "validation": Dataset.from_dict({"pixels": pixels[9:]}),
+    }
+    model = image_tokenizer(mid_block_add_attention=False)
+    torch.manual_seed(7)
+    FailingTrainer.fails_at = fails_at
+    return fit(FailingTrainer, model, training, data, PictureCollator())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(folder)
+
+
+def test_every_loss_is_logged_once_it_counts(whole):
+    entries = history(whole[0])
+    first, second = (next(entry for entry in entries if entry["step"] == step and "loss" in entry) for step in (2, 4))
+    assert "loss_perceptual" in first and "loss_adversarial" not in first
+    assert {"loss_perceptual", "loss_adversarial", "loss_discriminator", "loss_adaptive_weight"} <= second.keys()
+    evaluated = next(entry for entry in entries if "eval_loss" in entry)
+    assert "eval_loss_perceptual" in evaluated and "eval_loss_adversarial" not in evaluated
+    assert "eval_used_codes" in evaluated
+    expected = evaluated["eval_loss_l1"] + evaluated["eval_loss_mse"] + evaluated["eval_loss_perceptual"]
+    assert evaluated["eval_loss"] == pytest.approx(expected + 0.25 * evaluated["eval_loss_commitment"], rel=1e-3)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(whole, tmp_path):
+    folder, trainer = whole
+    with pytest.raises(InterruptedError):
+        train(tmp_path, fails_at=5)
+    resumed = train(tmp_path)
+    assert_equal(trainer.model.state_dict(), resumed.model.state_dict())
+    assert history(folder) == history(tmp_path)
+    states = (
+        torch.load(path / "training" / "checkpoint-6" / "discriminator.pt", weights_only=True)
+        for path in (folder, tmp_path)
+    )
+    assert_equal(*states)
+
+
+def test_the_discriminator_is_no_part_of_the_tokenizer(whole):
+    checkpoint = whole[0] / "training" / "checkpoint-6"
+    assert not any("discriminator" in name for name in load_file(checkpoint / "model.safetensors"))
+    settings = json.loads((whole[0] / "training" / "settings.json").read_text())
+    assert settings["training"]["adversarial_start"] == 2 and settings["training"]["perceptual"] == "laplacian"
+
+
+def test_a_checkpoint_without_discriminator_is_refused(tmp_path):
+    train(tmp_path, max_steps=2)
+    (tmp_path / "training" / "checkpoint-2" / "discriminator.pt").unlink()
+    with pytest.raises(ValueError, match="has no discriminator.pt"):
+        train(tmp_path)
+
+
+def test_half_precision_trains_both(tmp_path):
+    trainer = train(tmp_path, bf16=True, max_steps=4, eval_strategy="no", save_strategy="no")
+    assert all(p.isfinite().all() for p in trainer.adversary.discriminator.parameters())
+    losses = [entry["loss_discriminator"] for entry in trainer.state.log_history if "loss_discriminator" in entry]
+    assert losses and all(0 < loss < 5 for loss in losses)
+
+
+def test_the_discriminator_learns_to_tell_noise_from_pictures():
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(channels=8, num_layers=2)
+    optimizer = torch.optim.Adam(discriminator.parameters(), 2e-3)
+    for _ in range(30):
+        real = F.interpolate(torch.randn(8, 3, 4, 4), scale_factor=8.0)
+        real_scores, fake_scores = discriminator(real), discriminator(torch.randn(8, 3, 32, 32))
+        loss = F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert real_scores.mean() > 0.5 and fake_scores.mean() < -0.5
+
+
+def test_the_adaptive_weight_makes_gradients_alike():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 4)
+    output = layer(torch.randn(8, 4))
+    first, second = output.square().mean(), 1e-2 * output.sum()
+    weight = adaptive_weight(first, second, layer.weight)
+    norms = [torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].norm() for loss in (first, weight * second)]
+    assert float(norms[1]) == pytest.approx(float(norms[0]), rel=2e-2)
+    assert layer.weight.grad is None and not weight.requires_grad
+
+
+def test_the_pyramid_sees_lost_detail_that_the_mean_error_does_not():
+    """Of two changes with the same mean error, blurred edges are further away than another brightness."""
+    torch.manual_seed(0)
+    pictures = F.interpolate(torch.rand(2, 3, 16, 16), scale_factor=2.0)
+    blurred = F.interpolate(F.avg_pool2d(pictures, 4), scale_factor=4.0)
+    brighter = pictures + (blurred - pictures).abs().mean()
+    distance = LaplacianPyramidDistance()
+    assert distance(pictures, pictures) == 0
+    assert distance(pictures, blurred) > 1.5 * distance(pictures, brighter) > 0
+    torch.testing.assert_close(distance(pictures, blurred), distance(blurred, pictures))
+
+
+def test_lpips_tells_where_its_weights_must_lie(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="vgg16-397923af.pth.*perceptual=laplacian"):
+        perceptual_distance("lpips")
+    assert TokenizerTrainingArguments(str(tmp_path), perceptual_weight=1.0).perceptual == "laplacian"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"perceptual_weight": -1.0}, "perceptual_weight=-1.0"),
+        ({"perceptual": "ssim"}, "perceptual='ssim'"),
+        ({"discriminator_layers": 4}, "at least 48 pixels"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, **fields)

@@ -1,0 +1,136 @@
+"""The trainer of tokenizers, with the losses that VQGAN adds to the error of the reconstruction."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from tokenizers_4m.quantizer import codebook_usage
+from trainers.adversary import Adversary, PatchDiscriminator, adaptive_weight
+from trainers.perceptual import PERCEPTUAL, perceptual_distance, vgg_weights
+from trainers.trainer import PartLossTrainer
+
+
+@dataclass
+class TokenizerTrainingArguments(TrainingArguments):
+    """`TrainingArguments` and the losses of image tokenizers that are off unless they have a weight.
+
+    Args:
+        perceptual_weight: of the perceptual distance between picture and reconstruction; VQGAN's is 1.
+        perceptual: `lpips`, or `laplacian`, which needs no weights (see `trainers.perceptual`); LPIPS if its weights
+            are at hand, if not given.
+        adversarial_weight: of the discriminator's judgement, before it is balanced with the other losses; VQGAN's is
+            0.8.
+        adversarial_start: first step with a discriminator; before it, reconstructions are too easily told.
+        discriminator_channels, discriminator_layers: see `trainers.adversary.PatchDiscriminator`.
+        discriminator_learning_rate: constant.
+    """
+
+    perceptual_weight: float = field(default=0.0, metadata={"help": "of the perceptual loss"})
+    perceptual: str | None = field(default=None, metadata={"help": f"{' or '.join(PERCEPTUAL)}; what is at hand"})
+    adversarial_weight: float = field(default=0.0, metadata={"help": "of the discriminator's judgement"})
+    adversarial_start: int = field(default=0, metadata={"help": "first step with a discriminator"})
+    discriminator_channels: int = field(default=64, metadata={"help": "after its first convolution"})
+    discriminator_layers: int = field(default=3, metadata={"help": "convolutions that halve the resolution"})
+    discriminator_learning_rate: float = field(default=1e-4, metadata={"help": "of the discriminator, constant"})
+
+    def __post_init__(self):
+        for name in ("perceptual_weight", "adversarial_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if self.perceptual is None and self.perceptual_weight:
+            # Written down with the settings, so that a resumed training takes the same on any machine.
+            self.perceptual = "lpips" if vgg_weights().is_file() else "laplacian"
+        if self.perceptual not in (None, *PERCEPTUAL):
+            raise ValueError(f"perceptual={self.perceptual!r} must be one of {', '.join(PERCEPTUAL)}")
+        if self.adversarial_weight and self.fp16:
+            raise ValueError("adversarial_weight with fp16: the discriminator trains in float32 or with bf16")
+        super().__post_init__()
+
+
+class TokenizerTrainer(PartLossTrainer):
+    """Trains a tokenizer and reports how much of the codebook the evaluation clips use.
+
+    The `metrics` of the model's output, one number a clip, are logged as means over the evaluation clips.
+
+    Image tokenizers may have two more losses: `perceptual`, and `adversarial` by a discriminator that learns beside
+    the tokenizer and is kept in its checkpoints, but not in the tokenizer. Evaluation leaves out the adversarial one,
+    of which the scale changes as the discriminator learns.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._evaluated_ids = []
+        self._evaluated_metrics = defaultdict(list)
+        self._pictures = None
+        self.perceptual = self.adversary = None
+        training = self.args
+        if (training.perceptual_weight or training.adversarial_weight) and self.model.config.modality != "image":
+            raise ValueError("perceptual_weight, adversarial_weight: only image tokenizers have these losses")
+        if training.perceptual_weight:
+            self.perceptual = perceptual_distance(training.perceptual).to(training.device)
+        if training.adversarial_weight:
+            smallest = 3 * 2**training.discriminator_layers
+            if self.model.config.image_size < smallest:
+                raise ValueError(
+                    f"discriminator_layers={training.discriminator_layers} needs pictures of at least {smallest} "
+                    f"pixels, these have {self.model.config.image_size}"
+                )
+            discriminator = PatchDiscriminator(training.discriminator_channels, training.discriminator_layers)
+            self.adversary = Adversary(discriminator, training.discriminator_learning_rate, self.accelerator)
+
+    def add_losses(self, model, inputs, outputs) -> None:
+        if self.perceptual is None and self.adversary is None:
+            return
+        tokenizer = self.accelerator.unwrap_model(model)
+        # Pictures as the losses know them, in [-1, 1], whatever the tokenizer's normalisation.
+        real, made = (
+            (batch.flatten(0, 1).float() * tokenizer.config.image_std + tokenizer.config.image_mean) * 2 - 1
+            for batch in (inputs[tokenizer.main_input_name], outputs.reconstruction)
+        )
+        if self.perceptual is not None:
+            outputs.losses["perceptual"] = self.perceptual(made, real)
+            outputs.loss = outputs.loss + self.args.perceptual_weight * outputs.losses["perceptual"]
+        if model.training and self.adversary is not None and self.state.global_step >= self.args.adversarial_start:
+            adversarial = self.adversary.judge(made)
+            balance = adaptive_weight(outputs.loss, adversarial, tokenizer.last_layer)
+            outputs.losses |= {"adversarial": adversarial, "adaptive_weight": balance}
+            outputs.loss = outputs.loss + self.args.adversarial_weight * balance * adversarial
+            self._pictures = real, made.detach()
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._pictures is not None:
+            with self.compute_loss_context_manager():
+                discriminator_loss = self.adversary.learn(*self._pictures, self.current_gradient_accumulation_steps)
+            self.count_part(True, "discriminator", discriminator_loss)
+            self._pictures = None
+            if self.accelerator.sync_gradients:
+                self.adversary.step()
+        return loss
+
+    def on_evaluated(self, outputs) -> None:
+        self._evaluated_ids.append(self.accelerator.gather_for_metrics(outputs.token_ids).cpu())
+        for name, values in (outputs.get("metrics") or {}).items():
+            self._evaluated_metrics[name].append(self.accelerator.gather_for_metrics(values).cpu())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "eval_loss" in logs and self._evaluated_ids:
+            usage = codebook_usage(torch.cat(self._evaluated_ids), self.model.config.vocab_size)
+            logs.update({f"eval_{name}": value for name, value in usage.items()})
+            self._evaluated_ids = []
+            for name, values in self._evaluated_metrics.items():
+                logs[f"eval_{name}"] = float(torch.cat(values).mean())
+            self._evaluated_metrics.clear()
+        super().log(logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.adversary is not None and self.args.should_save:
+            self.adversary.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.adversary is not None and checkpoint is not None:
+            self.adversary.load(checkpoint)
