@@ -2,13 +2,22 @@
 PYTHON ?= python3
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test bench clean
+# Where the digits and videos of the recipes are; see README.md.
+NANO4M_DATA ?= ../shared/data
+
+.PHONY: demo test bench avdigits grid clean
 
 demo: .venv/installed
 	.venv/bin/python scripts/demo.py
 
 test: .venv/installed-test
 	.venv/bin/python -m pytest
+
+avdigits: .venv/installed
+	.venv/bin/python scripts/run_recipe.py configs/recipes/av_digits.yaml --data_dir $(NANO4M_DATA)/avdigits
+
+grid: .venv/installed
+	.venv/bin/python scripts/run_recipe.py configs/recipes/grid.yaml --data_dir $(NANO4M_DATA)/grid
 
 # Give it the machine for itself; `.venv/bin/python -m benchmarks.run --help` tells of smaller runs and of GPUs.
 bench: .venv/installed
