@@ -134,7 +134,8 @@ def markdown(rows: list[dict]) -> str:
     for row in rows:
         sign = "≤" if row["details"]["smaller_is_better"] else "≥"
         targets = ["" if row[key] is None else f"{sign} {row[key]:g}" for key in ("must", "aim")]
-        figures = [*(f"{row[side]:,.{0 if row[side] >= 100 else 1}f}" for side in SIDES), f"{row['ratio']:.2f}"]
+        values = [f"{row[side]:,.0f}" if row[side] >= 10 else f"{row[side]:.2f}" for side in SIDES]
+        figures = [*values, f"{row['ratio']:.2f}"]
         cells.append((row["name"], row["unit"], *figures, *targets))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     # Words to the left, numbers to the right.
