@@ -1,4 +1,4 @@
-"""The notebooks run from beginning to end, in small mode, and are stored without what running them leaves."""
+"""The notebooks on tokenization run from beginning to end, in small mode, and are stored without what running them leaves."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = sorted(FOLDER.glob("tokenization_*.ipynb"))
 LARGEST_OUTPUT = 100_000  # characters of all stored outputs of a notebook
 SHOWN = {"image": "image/png", "audio": "text/html", "text": "text/markdown"}
 
