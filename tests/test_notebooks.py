@@ -1,4 +1,4 @@
-"""The notebooks on tokenization run from beginning to end, in small mode, and are stored without what running them leaves."""
+"""The notebooks on tokenization run from beginning to end, in small mode, and are stored without their outputs."""
 
 from pathlib import Path
 
