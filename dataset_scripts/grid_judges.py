@@ -32,8 +32,14 @@ def grid_grammar() -> str:
     return f"#JSGF V1.0;\ngrammar grid;\n{rules}public <sentence> = {sentence};\n"
 
 
+def words_of(sentence: str) -> dict[str, str]:
+    """The words of a sentence by their place in it, `{"command": "bin", ...}`; {} of another number of words."""
+    words = sentence.lower().split()
+    return dict(zip(GRID_WORDS, words, strict=True)) if len(words) == len(GRID_WORDS) else {}
+
+
 class GridJudge:
-    """Transcribes sentences of GRID.
+    """Transcribes sentences of GRID, and reads their six words; a judge as in `trainers.evaluation.judges`.
 
     Raises:
         ImportError: PocketSphinx is not installed.
@@ -48,6 +54,24 @@ class GridJudge:
             grammar = Path(folder) / "grid.jsgf"
             grammar.write_text(grid_grammar(), encoding="utf-8")
             self._decoder = Decoder(samprate=SAMPLING_RATE, jsgf=str(grammar), loglevel="FATAL")
+
+    def truths(self, rows) -> list[dict[str, str]]:
+        """The words of prepared rows, by their place in the sentence.
+
+        Raises:
+            ValueError: a text is no sentence of GRID.
+        """
+        truths = [words_of(text) for text in rows["text"]]
+        for text, words in zip(rows["text"], truths, strict=True):
+            if not words:
+                raise ValueError(f"{text!r} is no sentence of GRID, which has the words {', '.join(GRID_WORDS)}")
+        return truths
+
+    def read(self, modality: str, media: list, sampling_rate: int | None = None) -> list[dict[str, str]]:
+        """The words of sounds or sentences; nothing of what is no sentence of GRID, and nothing of pictures."""
+        if modality == "image":
+            return [{} for _ in media]
+        return [words_of(text) for text in (self.transcribe(media, sampling_rate) if modality == "audio" else media)]
 
     def transcribe(self, waveforms: Iterable[np.ndarray | torch.Tensor], sampling_rate: int) -> list[str]:
         """The words that are heard, lower case with blanks between them; "" where the recogniser gives up.

@@ -1,6 +1,6 @@
 """Measure a model in every direction on clips it was not trained on.
 
-evaluate_model.py --model MODEL --dataset OUT --output_dir RESULTS [--judge shapes_world|FOLDER|FILE.py:Name] [--sweep]
+evaluate_model.py --model MODEL --dataset OUT --output_dir RESULTS [--judge shapes_world|grid|FOLDER|FILE.py:Name]
 
 Writes RESULTS/results.json after every direction, so that an interrupted run goes on where it was, and results.html.
 """
@@ -40,7 +40,8 @@ class EvaluateArguments:
     dataset: str = field(metadata={"help": "clips, the OUT of prepare_dataset.py"})
     output_dir: str = field(metadata={"help": "where results.json and results.html go"})
     judge: str | None = field(
-        default=None, metadata={"help": "shapes_world, the folder of an AVDigitsJudge, or FILE.py:Name for your own"}
+        default=None,
+        metadata={"help": "shapes_world, grid, the folder of an AVDigitsJudge, or FILE.py:Name for your own"},
     )
     split: str = field(default="validation", metadata={"help": "of the clips"})
     allow_training_split: bool = field(default=False, metadata={"help": "also if the model was trained on it"})

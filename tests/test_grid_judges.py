@@ -65,3 +65,14 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(ImportError, match="pip install pocketsphinx"):
         GridJudge()
+
+
+def test_the_words_of_sounds_and_sentences_are_read_by_their_place(judge):
+    truths = judge.truths({"text": ["bin blue at f two now"]})
+    assert truths == [dict(zip(GRID_WORDS, "bin blue at f two now".split(), strict=True))]
+    assert judge.read("text", ["Bin blue at f two now", "bin blue"]) == [truths[0], {}]
+    assert judge.read("image", ["anything"]) == [{}]
+    heard = judge.read("audio", [np.zeros(16_000, dtype=np.float32)], 16_000)[0]
+    assert set(heard) <= set(GRID_WORDS)
+    with pytest.raises(ValueError, match="'hello' is no sentence of GRID"):
+        judge.truths({"text": ["hello"]})

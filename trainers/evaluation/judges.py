@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset_scripts import shapes_judges
+from dataset_scripts.av_digits_judges import AVDigitsJudge
+from dataset_scripts.grid_judges import GridJudge
 from dataset_scripts.shapes_world import attributes_from_name
 
 
@@ -30,24 +32,27 @@ class ShapesWorldJudge:
 
 
 def load_judge(name: str):
-    """The judge called `shapes_world`, an `AVDigitsJudge` saved in a folder, or a user's own, `FILE.py:Name`.
+    """The judge called `shapes_world` or `grid`, an `AVDigitsJudge` saved in a folder, or a user's own, `FILE.py:Name`.
 
     Raises:
-        ValueError: if there is no such judge, or it lacks `truths` or `read`.
+        ValueError: if there is no such judge, it lacks `truths` or `read`, or a package that it needs is missing.
     """
     if name == "shapes_world":
         return ShapesWorldJudge()
+    if name == "grid":
+        try:
+            return GridJudge()
+        except ImportError as error:
+            raise ValueError(f"judge grid: {error}") from error
     path, colon, attribute = name.rpartition(":")
     if colon and path.endswith(".py"):
         return _own_judge(Path(path), attribute)
     if Path(name).is_dir():
         try:
-            from dataset_scripts.av_digits_judges import AVDigitsJudge
-
             return AVDigitsJudge.from_pretrained(name)
-        except (ImportError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"judge {name}: this folder holds no AVDigitsJudge ({error})") from error
-    raise ValueError(f"judge {name!r}: give shapes_world, the folder of a saved AVDigitsJudge, or FILE.py:Name")
+    raise ValueError(f"judge {name!r}: give shapes_world, grid, the folder of a saved AVDigitsJudge, or FILE.py:Name")
 
 
 def truths_of(judge, rows) -> list[dict[str, str]]:
