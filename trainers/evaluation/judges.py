@@ -32,7 +32,7 @@ class ShapesWorldJudge:
 
 
 def load_judge(name: str):
-    """The judge called `shapes_world` or `grid`, an `AVDigitsJudge` saved in a folder, or a user's own, `FILE.py:Name`.
+    """The judge `shapes_world` or `grid`, an `AVDigitsJudge` saved in a folder, or a user's own, `FILE.py:Name`.
 
     Raises:
         ValueError: if there is no such judge, it lacks `truths` or `read`, or a package that it needs is missing.
