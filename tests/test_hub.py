@@ -16,7 +16,7 @@ from isolated_process import run_isolated
 from loopback_hub import TOKEN, loopback_hub
 from PIL import Image
 from test_tokenization import make_clips
-from test_tokenizers import MAKERS, TEXTS
+from test_tokenizers import TEXTS, audio_tokenizer, image_tokenizer, text_tokenizer
 
 from dataset_scripts.tokenization import tokenize_clips
 from modeling_nano4m import Nano4MPipeline
@@ -53,7 +53,7 @@ def hub():
 def folder(tmp_path_factory, hub):
     """What `run_training.py` and `train_tokenizer.py` leave behind when told to push."""
     folder = tmp_path_factory.mktemp("hub")
-    tokenizers = {name: make() for name, make in MAKERS.items()}
+    tokenizers = {"image": image_tokenizer(), "audio": audio_tokenizer(), "text": text_tokenizer()}
     for name, tokenizer in tokenizers.items():
         tokenizer.save_pretrained(folder / "tokenizers" / name)
     clips = DatasetDict({"train": make_clips(10), "validation": make_clips(4)})
