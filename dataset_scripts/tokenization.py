@@ -41,15 +41,23 @@ def present_modalities(batch: dict) -> dict[str, np.ndarray]:
 
 
 def modalities_of(clips: datasets.Dataset) -> dict[str, np.ndarray]:
-    """As `present_modalities` for all rows of a data set; decodes nothing."""
-    columns = clips.select_columns(["frames", "audio_valid", "text"]).with_format("arrow")
-    parts = []
-    for table in columns.iter(ROWS_PER_SHARD):
-        numbers = {name: table[name].to_pylist() for name in ("audio_valid", "text")}
-        lengths = pyarrow.compute.list_value_length(table["frames"]).to_pylist()
-        parts.append(present_modalities({"frames": [range(length) for length in lengths], **numbers}))
-    none = np.zeros(0, dtype=bool)
-    return {name: np.concatenate([none, *(part[name] for part in parts)]) for name in MEDIA_COLUMNS}
+    """As `present_modalities` for all rows of a data set; decodes nothing. Without its column a modality is absent."""
+    needed = {"image": "frames", "audio": "audio_valid", "text": "text"}
+    columns = {name: column for name, column in needed.items() if column in clips.column_names}
+    present = {name: np.zeros(len(clips), dtype=bool) for name in MEDIA_COLUMNS}
+    if not columns:
+        return present
+    place = 0
+    for table in clips.select_columns(list(columns.values())).with_format("arrow").iter(ROWS_PER_SHARD):
+        rows = slice(place, place := place + len(table))
+        for name, column in columns.items():
+            values = table[column]
+            if name == "image":
+                values = pyarrow.compute.list_value_length(values)
+            elif name == "text":
+                values = pyarrow.compute.utf8_length(pyarrow.compute.utf8_trim_whitespace(values))
+            present[name][rows] = values.to_numpy() > 0
+    return present
 
 
 def clips_with(clips: DatasetDict, modality: str) -> DatasetDict:

@@ -75,7 +75,9 @@ def main(argv: list[str] | None = None):
     (args,) = parse_args(PrepareArguments, description=__doc__, argv=argv)
     builder_class, config_class = BUILDERS[args.builder]
     known = {f.name for f in fields(config_class)}
-    given = {name: value for name, value in vars(args).items() if value not in (None, False) and name not in OWN}
+    # A switch that is off is not given; 0 is, and the builder will say what is wrong with it.
+    given = {name: value for name, value in vars(args).items() if name not in OWN}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
     for name in set(given) - known:
         raise SystemExit(f"error: --{name} is no option of --builder {args.builder}")
     try:
