@@ -38,6 +38,8 @@ class RecipeArguments:
 def main(argv: list[str] | None = None) -> None:
     (args,) = parse_args(RecipeArguments, description=__doc__, argv=argv)
     started = time.perf_counter()
+    tokenizers = {modality: config_file(name) for modality, name in args.tokenizers.items()}
+    model, judge = config_file(args.model), None if args.judge is None else config_file(args.judge)
     out = Path(args.output_dir)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -48,35 +50,40 @@ def main(argv: list[str] | None = None) -> None:
     seed = ["--seed", str(args.seed)]
 
     title("2/5 tokenizers")
-    for modality, config in args.tokenizers.items():
+    for modality, config in tokenizers.items():
         folder = out / "tokenizers" / modality
         train(folder, config, train_tokenizer.main, ["--dataset", str(out / "data"), *seed], data)
 
     title("3/5 tokens")
-    tokenizers = ["--tokenizers", str(out / "tokenizers")]
-    tokens = tokenize_dataset.main(["--dataset", str(out / "data"), *tokenizers, "--output_dir", str(out / "tokens")])
+    made_by = ["--tokenizers", str(out / "tokenizers")]
+    tokens = tokenize_dataset.main(["--dataset", str(out / "data"), *made_by, "--output_dir", str(out / "tokens")])
 
     title("4/5 nano4M")
-    words = ["--dataset", str(out / "tokens"), *tokenizers, *attention(), *seed]
-    train(out / "model", args.model, run_training.main, words, {s: r._fingerprint for s, r in tokens.items()})
+    words = ["--dataset", str(out / "tokens"), *made_by, *attention(), *seed]
+    train(out / "model", model, run_training.main, words, {s: r._fingerprint for s, r in tokens.items()})
 
     title("5/5 scores on clips not trained on")
     words = []
-    if args.judge is not None:
-        train(out / "judge", args.judge, train_judge.main, ["--dataset", str(out / "data")], data)
+    if judge is not None:
+        train(out / "judge", judge, train_judge.main, ["--dataset", str(out / "data")], data)
         words = ["--judge", str(out / "judge")]
     words += ["--model", str(out / "model"), "--dataset", str(out / "data"), "--output_dir", str(out)]
     evaluate_model.main([*words, *options(args.evaluation or {})])
     print(f"{out}: done in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
-def train(folder: Path, config: str, run, words: list[str], made_from: dict) -> None:
-    """A stage that trains by a configuration file, whose path is relative to the project."""
-    path = Path(config) if Path(config).exists() else ROOT / config
+def config_file(name: str) -> Path:
+    """A configuration file, from where we are or from the project; looked for before anything long begins."""
+    path = Path(name) if Path(name).exists() else ROOT / name
     if not path.exists():
-        raise SystemExit(f"error: {config}: no such configuration file")
-    text = path.read_text(encoding="utf-8")
-    words = [str(path), *words, "--output_dir", str(folder)]
+        raise SystemExit(f"error: {name}: no such configuration file")
+    return path
+
+
+def train(folder: Path, config: Path, run, words: list[str], made_from: dict) -> None:
+    """A stage that trains by a configuration file."""
+    text = config.read_text(encoding="utf-8")
+    words = [str(config), *words, "--output_dir", str(folder)]
     if "max_steps" in text:  # else nothing is trained by gradients
         words += precision()
     stage(folder, [words, text, made_from], run, words)
