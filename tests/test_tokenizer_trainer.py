@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resuming import Power, assert_equal, history
-from test_tokenizers import image_tokenizer
+from test_tokenization import make_clips
+from test_tokenizers import audio_tokenizer, image_tokenizer, text_vq_tokenizer
 from torch import nn
 
-from trainers import TokenizerTrainer, TokenizerTrainingArguments, fit
+from dataset_scripts.tokenization import MEDIA_COLUMNS
+from trainers import ClipCollator, TokenizerTrainer, TokenizerTrainingArguments, fit
 from trainers.adversary import PatchDiscriminator, adaptive_weight
 from trainers.perceptual import LaplacianPyramidDistance, perceptual_distance
 
@@ -157,3 +160,22 @@ def test_lpips_tells_where_its_weights_must_lie(tmp_path, monkeypatch):
 def test_settings_that_cannot_work_are_named(fields, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(tmp_path, **fields)
+
+
+@pytest.mark.parametrize("make", [image_tokenizer, audio_tokenizer, text_vq_tokenizer], ids=["image", "audio", "text"])
+def test_evaluations_leave_reconstructions_to_look_at(make, tmp_path):
+    tokenizer, clips = make(), make_clips(4)
+    column = MEDIA_COLUMNS[tokenizer.modality]
+    data = {"train": clips, "validation": clips}
+    data = {split: rows.with_format("numpy", columns=[column]) for split, rows in data.items()}
+    fields = {"max_steps": 2, "report_to": "tensorboard", "use_cpu": True, "disable_tqdm": True}
+    training = TokenizerTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, **fields)
+    fit(TokenizerTrainer, tokenizer, training, data, ClipCollator(tokenizer))
+    (folder,) = {path.parent for path in tmp_path.rglob("events.*")}
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    if tokenizer.modality == "image":
+        assert tags["images"] == ["reconstructions"]
+    else:
+        kind = {"audio": "audio", "text": "tensors"}[tokenizer.modality]
+        shown = [tag for tag in tags[kind] if tag.startswith("reconstructions/")]
+        assert len(shown) == 2 * 4 and "reconstructions/0/original" in shown[0]

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from tokenizers_4m.quantizer import codebook_usage
 from trainers.adversary import Adversary, PatchDiscriminator, adaptive_weight
 from trainers.perceptual import PERCEPTUAL, perceptual_distance, vgg_weights
+from trainers.reconstructions import NUM_CLIPS, show_reconstructions
 from trainers.trainer import PartLossTrainer
 
 
@@ -52,7 +54,8 @@ class TokenizerTrainingArguments(TrainingArguments):
 class TokenizerTrainer(PartLossTrainer):
     """Trains a tokenizer and reports how much of the codebook the evaluation clips use.
 
-    The `metrics` of the model's output, one number a clip, are logged as means over the evaluation clips.
+    The `metrics` of the model's output, one number a clip, are logged as means over the evaluation clips. With
+    `report_to` TensorBoard, some of these clips and their reconstructions are written for each evaluation.
 
     Image tokenizers may have two more losses: `perceptual`, and `adversarial` by a discriminator that learns beside
     the tokenizer and is kept in its checkpoints, but not in the tokenizer. Evaluation leaves out the adversarial one,
@@ -124,6 +127,16 @@ class TokenizerTrainer(PartLossTrainer):
                 logs[f"eval_{name}"] = float(torch.cat(values).mean())
             self._evaluated_metrics.clear()
         super().log(logs, start_time)
+
+    def evaluate(self, *args, **kwargs):
+        metrics = super().evaluate(*args, **kwargs)
+        boards = [c for c in self.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
+        if boards and boards[0].tb_writer is not None and len(self.eval_dataset):  # only the first process has one
+            rows = [self.eval_dataset[number] for number in range(min(NUM_CLIPS, len(self.eval_dataset)))]
+            tokenizer = self.accelerator.unwrap_model(self.model).eval()
+            batch = self.data_collator(rows)[tokenizer.main_input_name].to(tokenizer.device)
+            show_reconstructions(boards[0].tb_writer, tokenizer, batch, self.state.global_step)
+        return metrics
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
