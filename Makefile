@@ -16,7 +16,7 @@ test: .venv/installed-test
 avdigits: .venv/installed
 	.venv/bin/python scripts/run_recipe.py configs/recipes/av_digits.yaml --data_dir $(NANO4M_DATA)/avdigits
 
-grid: .venv/installed
+grid: .venv/installed-judges
 	.venv/bin/python scripts/run_recipe.py configs/recipes/grid.yaml --data_dir $(NANO4M_DATA)/grid
 
 # Give it the machine for itself; `.venv/bin/python -m benchmarks.run --help` tells of smaller runs and of GPUs.
@@ -31,6 +31,10 @@ bench: .venv/installed
 
 .venv/installed-test: .venv/installed
 	.venv/bin/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+.venv/installed-judges: .venv/installed
+	.venv/bin/python -m pip install --quiet --editable ".[judges]"
 	touch $@
 
 clean:
