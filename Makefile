@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-# Where the digits and videos of the recipes are; see README.md.
+# Where the digits (avdigits) and videos (grid) of the recipes are. Without digits there, those of the Hub are taken.
 NANO4M_DATA ?= ../shared/data
 
 .PHONY: demo test bench avdigits grid clean
@@ -14,7 +14,7 @@ test: .venv/installed-test
 	.venv/bin/python -m pytest
 
 avdigits: .venv/installed
-	.venv/bin/python scripts/run_recipe.py configs/recipes/av_digits.yaml --data_dir $(NANO4M_DATA)/avdigits
+	.venv/bin/python scripts/run_recipe.py configs/recipes/av_digits.yaml $(if $(wildcard $(NANO4M_DATA)/avdigits),--data_dir $(NANO4M_DATA)/avdigits)
 
 grid: .venv/installed-judges
 	.venv/bin/python scripts/run_recipe.py configs/recipes/grid.yaml --data_dir $(NANO4M_DATA)/grid

@@ -36,7 +36,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 SPLITS = ("train", "validation")
 SAMPLING_RATE = 8_000  # Hz, of FSDD
 MNIST_HUB, FSDD_HUB = "ylecun/mnist", "mteb/free-spoken-digit-dataset"
-ROWS_PER_PART = 1_000
+ROWS_PER_PART = 32  # so that a shard, 32 parts, is about 1,000 rows
 RECORDING_NAME = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
 CAPTIONS = (
     "{digit}",
@@ -62,7 +62,7 @@ class AVDigitsConfig(datasets.BuilderConfig):
             ones vary it (see `augment`).
         augment: vary pictures (turned, scaled, moved) and recordings (speed and pitch, beginning) of
             training rows beyond the first use. Pictures and recordings of validation are always as they are.
-        num_validation_recordings: of each digit and speaker, those with the lowest index are for validation.
+        num_validation_recordings: so many of the lowest indices, of each digit and speaker, are for validation.
         unseen_speaker: leave this speaker out of training; the validation rows then have nobody else.
         seed: of pairing, captions and variations.
 

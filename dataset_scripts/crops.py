@@ -63,7 +63,15 @@ class Crop:
         cut = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box) for frame in frames]
         return np.stack([np.asarray(frame) for frame in cut])
 
-    def samples(self, samples: np.ndarray, num_samples: int, spare: int = 0) -> np.ndarray:
-        """The sound of the same window: `num_samples` samples, from where its first frame begins."""
-        first = round((len(samples) - num_samples) * self.first_frame(spare) / spare) if spare else 0
+    def samples(
+        self, samples: np.ndarray, num_samples: int, spare: int = 0, samples_per_frame: float = 0.0
+    ) -> np.ndarray:
+        """The sound of the same window: `num_samples` samples, from where its first frame begins.
+
+        Args:
+            samples_per_frame: from one frame of the clip to the next. Of a video that ends within the clip the frames
+                are closer together, while its sound is filled up with silence.
+        """
+        first = round(samples_per_frame * self.first_frame(spare)) if spare else 0
+        first = min(first, max(0, len(samples) - num_samples))
         return samples[first : first + num_samples]

@@ -121,6 +121,7 @@ class _Named:
 
     present: set[str]
     used: set[str] = field(default_factory=set)
+    places: dict[str, str] = field(default_factory=dict)  # which line of which metadata file made a sample
 
 
 def read_entries(path: Path) -> Iterator[tuple[int, dict | None, str | None]]:
@@ -169,7 +170,7 @@ def _csv_entries(text: str) -> Iterator[tuple[int, dict | None, str | None]]:
 
 def _add_entries(samples: Samples, folder: Path, metadata: str, columns: dict, named: _Named) -> None:
     """Makes a sample of each row of a metadata file."""
-    base, places = os.path.dirname(metadata), {}
+    base = os.path.dirname(metadata)
     try:
         for number, entry, problem in read_entries(folder / metadata):
             place = f"{metadata} line {number}"
@@ -181,12 +182,12 @@ def _add_entries(samples: Samples, folder: Path, metadata: str, columns: dict, n
             if not fields or not all(isinstance(value, str) for value in fields.values()):
                 samples.skip(metadata, f"line {number} has no text in file_name or in a column *_file_name")
                 continue
-            _add_entry(samples, place, base, entry, fields, columns, named, places)
+            _add_entry(samples, place, base, entry, fields, columns, named)
     except MediaError as error:
         samples.skip(metadata, str(error))
 
 
-def _add_entry(samples: Samples, place, base, entry: dict, fields: dict, columns: dict, named, places) -> None:
+def _add_entry(samples: Samples, place, base, entry: dict, fields: dict, columns: dict, named: _Named) -> None:
     references, problems = {}, []
     for key, file_name in fields.items():
         column, name = key.removesuffix("file_name").removesuffix("_"), name_inside(base, file_name)
@@ -210,12 +211,12 @@ def _add_entry(samples: Samples, place, base, entry: dict, fields: dict, columns
     elif not found:
         problems.append((place, "names no file that is asked for"))
     name = "+".join(found)
-    if not problems and name in places:
-        problems.append((name, f"{place} repeats {places[name]}, which counts"))
+    if not problems and name in named.places:
+        problems.append((name, f"{place} repeats {named.places[name]}, which counts"))
     for file, problem in problems:
         samples.skip(file, problem)
     if not problems:
-        places[name] = place
+        named.places[name] = place
         references = _one_picture(samples, references, columns)
         samples.add(name, references, text_entry(entry, columns.get("text")), place)
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import datasets
 import huggingface_hub.constants
 from datasets import Audio, ClassLabel, DatasetDict, Image, Value, Video
+from datasets.utils.file_utils import xopen
 
 from dataset_scripts.media import MediaError
 from dataset_scripts.media_sources import KINDS, TEXT_COLUMNS, text_entry
+from dataset_scripts.video_clips import SPLITS
 
 FEATURES = {"image": Image, "audio": Audio, "video": Video}
 SAVED_FILES = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
@@ -67,6 +69,11 @@ class Tables:
         name = value.get("path") or ""
         if value.get("bytes") is not None:
             return {"name": os.path.basename(name), "bytes": value["bytes"]}
+        if "::" in name:  # a member of an archive, as "zip://a.png::/folder/train.zip"
+            archive = Path(os.path.realpath(name.rpartition("::")[2]))
+            if archive.is_relative_to(self.folder) and archive.is_file():
+                with xopen(name, "rb") as file:
+                    return {"name": os.path.basename(name.partition("::")[0]), "bytes": file.read()}
         path = Path(os.path.realpath(self.folder / name))
         if not path.is_relative_to(self.folder) or not path.is_file():
             raise MediaError(f"names a file that is missing or not of this data set: {name}")
@@ -116,7 +123,7 @@ def open_tables(folder: Path, name: str, subset: str | None, columns: dict[str, 
             for file in rows.cache_files:
                 if not Path(os.path.realpath(file["filename"])).is_relative_to(folder):
                     raise ValueError(f"data_dir: {folder} names a file outside of it: {file['filename']}")
-    splits = DatasetDict({SPLIT_NAMES.get(split, split): rows for split, rows in splits.items()})
+    splits = _by_split(splits)
     features = next(iter(splits.values())).features
     chosen = _choose_columns(features, columns)
     wanted = [column for column in chosen.values() if column is not None]
@@ -131,6 +138,16 @@ def open_tables(folder: Path, name: str, subset: str | None, columns: dict[str, 
                 rows = rows.cast_column(chosen[kind], feature(decode=False))
         splits[split] = rows
     return Tables(splits, chosen, Path(os.path.realpath(folder)))
+
+
+def _by_split(splits: DatasetDict) -> DatasetDict:
+    """Splits under the names that we know, those of one name joined: "train.100" and "train.360", "dev" and "val"."""
+    parts: dict[str, list] = {}
+    for split, rows in splits.items():
+        first = re.match(r"[a-z]*", split)[0]
+        name = SPLIT_NAMES.get(first, first if first in SPLITS else split)
+        parts.setdefault(name, []).append(rows)
+    return DatasetDict({name: datasets.concatenate_datasets(rows) for name, rows in parts.items()})
 
 
 def _parquet_files(folder: Path) -> dict[str, list[str]]:
@@ -151,12 +168,16 @@ def _choose_columns(features: datasets.Features, columns: dict[str, str | None])
         if column is not None:
             if column not in features:
                 raise ValueError(f"{kind}_column: there is no column {column!r}; there are {', '.join(features)}")
-            good = kind == "text" or isinstance(features[column], FEATURES[kind]) or _is_binary(features[column])
+            if kind == "text":
+                good = _is_text(features[column])
+            else:
+                good = isinstance(features[column], FEATURES[kind]) or _is_binary(features[column])
             if not good:
-                raise ValueError(f"{kind}_column: column {column!r} holds {features[column]}, not {kind} files")
+                wanted = "strings" if kind == "text" else f"{kind} files"
+                raise ValueError(f"{kind}_column: column {column!r} holds {features[column]}, not {wanted}")
             chosen[kind] = column
         elif kind == "text":
-            names = [name for name in TEXT_COLUMNS if name in features]
+            names = [name for name in TEXT_COLUMNS if name in features and _is_text(features[name])]
             chosen[kind] = names[0] if names else None
         else:
             found = [name for name, feature in features.items() if isinstance(feature, FEATURES[kind])]
@@ -165,6 +186,12 @@ def _choose_columns(features: datasets.Features, columns: dict[str, str | None])
         unwanted = "video" if columns["video"] is None and columns["image"] is not None else "image"
         chosen[unwanted] = None
     return chosen
+
+
+def _is_text(feature) -> bool:
+    return isinstance(feature, ClassLabel) or (
+        isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+    )
 
 
 def _is_binary(feature) -> bool:

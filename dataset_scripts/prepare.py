@@ -111,7 +111,15 @@ def load_clips(path: str | Path) -> DatasetDict:
     files = clip_files(path)
     if not files:
         return load_from_disk(str(path))
-    return load_dataset("parquet", data_files=files)
+    clips = load_dataset("parquet", data_files=files)
+    try:
+        made = read_preparation(path)
+    except ValueError:
+        return clips  # of other origin
+    for split, rows in clips.items():
+        # That of `load_dataset` follows the times of the files, and would not know a copy for the same clips.
+        rows._fingerprint = f"{made['fingerprint']}-{split}"
+    return clips
 
 
 def clip_files(path: str | Path) -> dict[str, list[str]]:
@@ -145,9 +153,8 @@ def read_preparation(output_dir: str | Path) -> dict | None:
 def _join(shards: dict[str, list[Dataset]], builder: VideoClips) -> DatasetDict:
     clips = DatasetDict({split: concatenate_datasets(parts) for split, parts in shards.items() if parts})
     # The share that was drawn for training may have been unusable files only.
-    if "train" not in clips and "validation" in clips:
-        if not any((builder.scanned_folder() / name).is_dir() for name in shards):
-            clips["train"] = clips.pop("validation")
+    if "train" not in clips and "validation" in clips and not builder.has_own_splits():
+        clips["train"] = clips.pop("validation")
     for rows in clips.values():
         rows.info.dataset_name = builder.dataset_name
     return clips

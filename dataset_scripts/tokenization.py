@@ -23,7 +23,7 @@ from datasets.fingerprint import Hasher
 from dataset_scripts.crops import Crop
 
 # Part of every cache key: change it when the ids change though data and tokenizers do not.
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 TOKENS_FILE = "tokens.json"
 ROWS_PER_SHARD = 1000
 ROWS_PER_FILE = 10_000
@@ -115,17 +115,19 @@ class TokenizeClips:
         media = batch[MEDIA_COLUMNS[name]]
         if name != "text" and (number or self.spare):
             crops = [Crop.draw(str(clip_id), number) for clip_id in batch["clip_id"]]
-            media = [
-                (crop.frames(item, self.spare) if name == "image" else self._sound(tokenizer, crop, item))
-                if there
-                else None
-                for crop, item, there in zip(crops, media, present, strict=True)
-            ]
+            seconds = np.asarray(batch["end"]) - np.asarray(batch["start"])
+            num_frames = np.maximum(1, [len(frames) for frames in batch["frames"]])
+            samples_per_frame = seconds * np.asarray(batch["sampling_rate"]) / num_frames
+
+            def cut(crop: Crop, item: np.ndarray, spacing: float) -> np.ndarray:
+                if name == "image":
+                    return crop.frames(item, self.spare)
+                return crop.samples(item, tokenizer.config.num_samples, self.spare, spacing)
+
+            clips = zip(crops, media, samples_per_frame, present, strict=True)
+            media = [cut(*clip) if there else None for *clip, there in clips]
         with torch.autocast(tokenizer.device.type, torch.bfloat16, enabled=self.bf16):
             return self._encode(tokenizer, media, present)
-
-    def _sound(self, tokenizer, crop: Crop, samples: np.ndarray) -> np.ndarray:
-        return crop.samples(samples, tokenizer.config.num_samples, self.spare)
 
     @staticmethod
     def _encode(tokenizer, media, present: np.ndarray) -> list[np.ndarray]:
@@ -332,12 +334,14 @@ def _spare_frames(clips: DatasetDict, tokenizers: dict) -> int:
     """By how many frames clips are longer than what the tokenizers take; 0 unless their sound is so in proportion."""
     if "image" not in tokenizers or "audio" not in tokenizers:
         return 0
-    row = next(rows for rows in clips.values() if len(rows)).with_format("numpy")[0]
-    image, audio = tokenizers["image"].config, tokenizers["audio"].config
-    in_proportion = len(row["frames"]) * audio.num_samples == image.num_frames * len(row["audio"])
-    if not in_proportion or row["sampling_rate"] != audio.sampling_rate:
+    seen, heard = _first_with(clips, "image"), _first_with(clips, "audio")
+    if seen is None or heard is None:
         return 0
-    return max(0, len(row["frames"]) - image.num_frames)
+    image, audio = tokenizers["image"].config, tokenizers["audio"].config
+    in_proportion = len(seen["frames"]) * audio.num_samples == image.num_frames * len(heard["audio"])
+    if not in_proportion or heard["sampling_rate"] != audio.sampling_rate:
+        return 0
+    return max(0, len(seen["frames"]) - image.num_frames)
 
 
 def _check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:

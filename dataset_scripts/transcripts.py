@@ -241,7 +241,9 @@ def recognise_speech(
         times = "word"  # without these heads Whisper knows but the times of phrases
     if times is not None:
         options["return_timestamps"] = times
-    if language and "seq2seq" in recogniser.type:
+    # Models of English alone refuse to be told a language.
+    multilingual = getattr(getattr(recogniser.model, "generation_config", None), "is_multilingual", True)
+    if language and "seq2seq" in recogniser.type and multilingual:
         options["generate_kwargs"] = {"language": language}
     inputs = [{"raw": sounds[index], "sampling_rate": sampling_rate} for index in audible]
     results = recogniser(inputs, batch_size=batch_size, **options)
@@ -266,7 +268,10 @@ def _recogniser(model: str):
     # Loaded once per process, and only by those who ask for it: the import alone takes seconds.
     from transformers import pipeline
 
-    return pipeline("automatic-speech-recognition", model=model)
+    try:
+        return pipeline("automatic-speech-recognition", model=model)
+    except OSError as error:
+        raise ValueError(f"asr_model: {model!r} cannot be loaded ({error})") from error
 
 
 def _is_time(value) -> bool:

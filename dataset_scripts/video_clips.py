@@ -59,6 +59,7 @@ from dataset_scripts.transcripts import (
 
 METADATA_FILE = "metadata.jsonl"
 HEARD_FILES, HEARD_SECONDS = 16, 1200  # how much is handed to the speech recogniser at once
+SPLITS = ("train", "validation", "test")  # names of folders
 SKIPPED_FILES = "skipped-*.json"  # beside the Arrow files of the builder's cache, one per skipped file
 
 
@@ -217,6 +218,10 @@ class VideoClips(datasets.GeneratorBasedBuilder):
         """The source folder as it was found by the last scan, with links resolved."""
         return self._source.folder
 
+    def has_own_splits(self) -> bool:
+        """Whether the last scan found the source divided into splits, so that none may be made of another."""
+        return any(name.startswith(tuple(f"{split}/" for split in SPLITS)) for name in self._source.videos)
+
     def skipped_files(self) -> list[SkippedFile]:
         """Files that gave no row, by name; known once the dataset is prepared, also if it came from the cache."""
         return read_skipped(Path(self._output_dir).glob(SKIPPED_FILES))
@@ -246,8 +251,9 @@ class VideoClips(datasets.GeneratorBasedBuilder):
         for skipped in source.skipped:
             self._skip(skipped.file, skipped.reason)
         splits = split_videos(list(source.videos), self.config.validation_fraction)
+        chosen = {name for names in splits.values() for name in names}
         for name in source.videos:
-            if not any(name in names for names in splits.values()):
+            if name not in chosen:
                 self._skip(name, f"not in one of the split folders ({', '.join(sorted(splits))})")
         return [
             datasets.SplitGenerator(
@@ -347,14 +353,16 @@ class VideoClips(datasets.GeneratorBasedBuilder):
                 try:
                     written, sound = self._written_or_sound(folder, name, sources)
                 except MediaError:
-                    written, sound = None, np.zeros(0, dtype=np.float32)  # `_clips` will say what is wrong
-                batch.append((name, sources, written))
+                    batch.append((name, sources, False, None))  # `_clips` will say what is wrong
+                    sound = np.zeros(0, dtype=np.float32)
+                else:
+                    batch.append((name, sources, True, written))
                 sounds.append(sound)
             if not batch:
                 return
             heard = recognise_speech(sounds, rate, self.config.asr_model, self.config.language)
-            for (name, sources, written), transcript in zip(batch, heard, strict=True):
-                yield name, {**sources, "transcript": written or transcript}
+            for (name, sources, good, written), transcript in zip(batch, heard, strict=True):
+                yield name, {**sources, "transcript": written or transcript} if good else sources
 
     def _skip(self, name: str, reason: str) -> None:
         if self.config.strict:
@@ -487,7 +495,7 @@ def split_videos(names: list[str], validation_fraction: float) -> dict[str, list
     By name means by a hash of it, so that a video stays in its split when others come and go.  At least one video
     is in "train", and if `validation_fraction` is not 0 and there are two, at least one in "validation".
     """
-    folders = [split for split in ("train", "validation", "test") if any(n.startswith(f"{split}/") for n in names)]
+    folders = [split for split in SPLITS if any(n.startswith(f"{split}/") for n in names)]
     if folders:
         return {split: [n for n in names if n.startswith(f"{split}/")] for split in folders}
     places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}

@@ -17,7 +17,10 @@ def parse_args(*dataclass_types, description: str = "", argv: list[str] | None =
     Exits with status 2 and a message naming the field if one is unknown, missing or of the wrong type.
     """
     parser = HfArgumentParser(
-        dataclass_types, description=description, usage="%(prog)s [CONFIG.yaml] [--field value ...]"
+        dataclass_types,
+        description=description,
+        usage="%(prog)s [CONFIG.yaml] [--field value ...]",
+        allow_abbrev=False,
     )
     try:
         arguments = expand_yaml(sys.argv[1:] if argv is None else argv)
@@ -55,8 +58,9 @@ def expand_yaml(argv: list[str]) -> list[str]:
 def field_value(name: str, argv: list[str]) -> str | None:
     """The last value given for a field, before the real parsing; for fields that decide which others exist."""
     words = expand_yaml(argv)
-    places = [i for i, word in enumerate(words[:-1]) if word == f"--{name}"]
-    return words[places[-1] + 1] if places else None
+    found = [after for word, after in zip(words, words[1:], strict=False) if word == f"--{name}"]
+    found += [word.partition("=")[2] for word in words if word.startswith(f"--{name}=")]
+    return found[-1] if found else None
 
 
 def fields_of(cls: type, without: tuple[str, ...] = ()) -> type:

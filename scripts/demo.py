@@ -29,8 +29,8 @@ CONFIGS = ROOT / "configs"
 # What --fast makes smaller: enough to see every stage work, not enough to learn much.
 FAST = {
     "data": ["--num_train", "200", "--num_validation", "24"],
-    "image": ["--max_steps", "40"],
-    "audio": ["--max_steps", "40"],
+    "image": ["--max_steps", "40", "--quantizer_warmup_steps", "10"],
+    "audio": ["--max_steps", "40", "--quantizer_warmup_steps", "10"],
     "text": [],
     "model": ["--max_steps", "60", "--warmup_steps", "10"],
 }
@@ -67,7 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         words += ["--output_dir", str(out / "tokenizers" / modality), *extra[modality]]
         if modality != "text":
             words += precision()
-        stage(out / "tokenizers" / modality, [words, Path(words[0]).read_text(), data], train_tokenizer.main, words)
+        identity = [extra[modality], Path(words[0]).read_text(), data]
+        stage(out / "tokenizers" / modality, identity, train_tokenizer.main, words)
 
     title("3/6 tokens")
     tokenizers = ["--tokenizers", str(out / "tokenizers")]
@@ -76,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     title("4/6 nano4M")
     words = [str(CONFIGS / "nano4m" / f"{recipe}.yaml"), "--dataset", str(out / "tokens")]
     words += [*tokenizers, "--output_dir", str(out / "model"), *extra["model"], *precision(), *attention()]
-    identity = [words, Path(words[0]).read_text(), {split: rows._fingerprint for split, rows in tokens.items()}]
+    ids = {split: rows._fingerprint for split, rows in tokens.items()}
+    identity = [extra["model"], Path(words[0]).read_text(), ids]
     stage(out / "model", identity, run_training.main, words)
 
     title("5/6 scores on clips not trained on")

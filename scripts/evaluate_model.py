@@ -97,14 +97,13 @@ def evaluate(args: EvaluateArguments) -> dict:
     results = Results(out / "results.json", identity)
     results.values["about"] = {"clips": len(rows), "known": known, "judge": args.judge}
     if args.sweep:
-        best = sweep(args, pipe, data, rows, judge, results)
+        best = sweep(args, pipe, data, rows, judge, results, [direction.target for direction in chosen])
         if args.save_best:
             save_best(pipe, best, args.model)
     clips = load_clips(pipe, rows, judge, args.batch_size)
     samples = out / "samples"
     for direction in tqdm(chosen, desc="directions"):
-        scheduler = {name: value for name, value in pipe.scheduler.config.items() if not name.startswith("_")}
-        settings = {"scheduler": scheduler, **pipe.model.modality_defaults.get(direction.target, {})}
+        settings = own_settings(pipe, direction.target)
         if results.get("directions", direction.name, settings):
             continue
         result, numbers, media = evaluate_direction(
@@ -115,14 +114,24 @@ def evaluate(args: EvaluateArguments) -> dict:
             shown = sample_rows(clips, direction, numbers, media, pipe.audio_tokenizer.config.sampling_rate)
             (samples / f"{direction.name}.json").write_text(json.dumps(shown), encoding="utf-8")
         results.put("directions", direction.name, settings, result)
+    # Of former runs only what was made with today's settings is shown.
+    results.keep("directions", {d.name: own_settings(pipe, d.target) for d in directions()})
     print(table(results.values["directions"]))
     page = write_page(out / "results.html", results.values, samples, args.model)
     print(f"{results.path}, {page}")
     return results.values
 
 
-def sweep(args: EvaluateArguments, pipe: Nano4MPipeline, data, reported, judge, results: Results) -> dict[str, dict]:
-    """The best settings of each target, from clips that are not reported on."""
+def own_settings(pipe: Nano4MPipeline, target: str) -> dict:
+    """How the model itself generates a modality."""
+    scheduler = {name: value for name, value in pipe.scheduler.config.items() if not name.startswith("_")}
+    return {"scheduler": scheduler, **pipe.model.modality_defaults.get(target, {})}
+
+
+def sweep(
+    args: EvaluateArguments, pipe: Nano4MPipeline, data, reported, judge, results: Results, targets: list[str]
+) -> dict[str, dict]:
+    """The best settings of those targets that clips have, from clips that are not reported on."""
     rows, phrase = tuning_rows(data, args.split, reported, args.sweep_samples, args.seed)
     print(f"settings are chosen by {phrase}")
     grids = {
@@ -132,8 +141,13 @@ def sweep(args: EvaluateArguments, pipe: Nano4MPipeline, data, reported, judge, 
     }
     clips = load_clips(pipe, rows, judge, args.batch_size)
     best = {}
-    for target in MODALITIES:
-        made_with = {**grids, "clips": rows._fingerprint}
+    for target in sorted(set(targets)):
+        if not any(len(clips.having((target, other))) for other in MODALITIES if other != target):
+            print(f"{target}: no clip has it and another modality, its settings stay as they are")
+            continue
+        # What is swept must not be in it: it changes when the best is saved.
+        own = {k: v for k, v in own_settings(pipe, target).items() if k in ("scheduler", "top_k", "top_p", "min_p")}
+        made_with = {**grids, "clips": rows._fingerprint, "own": own}
         part = results.get("sweep", target, made_with)
         if part is None:
             part = sweep_target(pipe, clips, target, **grids, batch_size=args.batch_size, seed=args.seed)

@@ -58,6 +58,8 @@ def generate(args: GenerateArguments) -> None:
         if not Path(args.input_dir).is_dir():
             raise ValueError(f"--input_dir {args.input_dir}: no such folder")
         files += sorted(p for p in Path(args.input_dir).iterdir() if p.suffix.lower() in (*KINDS, *VIDEOS))
+        if not files:
+            raise ValueError(f"--input_dir {args.input_dir}: no file of a kind that can be read")
     conditions = defaultdict(dict)
     for path in files:
         for modality, media in read_condition(path, pipe, args.target).items():

@@ -82,8 +82,8 @@ def preview(clips: DatasetDict, title: str, preparation: dict, skipped: list[dic
 def read_skipped(folder: Path) -> list[dict]:
     """The lines of skipped.jsonl; none if there is no such file."""
     path = folder / SKIPPED_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines if line]
 
 
 def by_reason(skipped: list[dict]) -> list[dict]:

@@ -32,7 +32,7 @@ class RecipeArguments:
     data_dir: str | None = field(default=None, metadata={"help": "where the raw data are"})
     judge: str | None = field(default=None, metadata={"help": "configuration file of the judge, to train one"})
     evaluation: json.loads = field(default=None, metadata={"help": "options of evaluate_model.py, JSON"})
-    seed: int = field(default=0, metadata={"help": "of every training"})
+    seed: int = field(default=0, metadata={"help": "of tokenizers and model; the judge stays the same"})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,20 +52,21 @@ def main(argv: list[str] | None = None) -> None:
     title("2/5 tokenizers")
     for modality, config in tokenizers.items():
         folder = out / "tokenizers" / modality
-        train(folder, config, train_tokenizer.main, ["--dataset", str(out / "data"), *seed], data)
+        train(folder, config, train_tokenizer.main, ["--dataset", str(out / "data"), *seed], [data, args.seed])
 
     title("3/5 tokens")
     made_by = ["--tokenizers", str(out / "tokenizers")]
     tokens = tokenize_dataset.main(["--dataset", str(out / "data"), *made_by, "--output_dir", str(out / "tokens")])
 
     title("4/5 nano4M")
+    ids = {split: rows._fingerprint for split, rows in tokens.items()}
     words = ["--dataset", str(out / "tokens"), *made_by, *attention(), *seed]
-    train(out / "model", model, run_training.main, words, {s: r._fingerprint for s, r in tokens.items()})
+    train(out / "model", model, run_training.main, words, [ids, args.seed])
 
     title("5/5 scores on clips not trained on")
     words = []
     if judge is not None:
-        train(out / "judge", judge, train_judge.main, ["--dataset", str(out / "data")], data)
+        train(out / "judge", judge, train_judge.main, ["--dataset", str(out / "data")], [data])
         words = ["--judge", str(out / "judge")]
     words += ["--model", str(out / "model"), "--dataset", str(out / "data"), "--output_dir", str(out)]
     evaluate_model.main([*words, *options(args.evaluation or {})])
@@ -80,13 +81,13 @@ def config_file(name: str) -> Path:
     return path
 
 
-def train(folder: Path, config: Path, run, words: list[str], made_from: dict) -> None:
-    """A stage that trains by a configuration file."""
+def train(folder: Path, config: Path, run, words: list[str], made_from: list) -> None:
+    """A stage that trains by a configuration file; its result is the same wherever it lies and is trained."""
     text = config.read_text(encoding="utf-8")
     words = [str(config), *words, "--output_dir", str(folder)]
     if "max_steps" in text:  # else nothing is trained by gradients
         words += precision()
-    stage(folder, [words, text, made_from], run, words)
+    stage(folder, [text, *made_from], run, words)
 
 
 def options(fields: dict) -> list[str]:

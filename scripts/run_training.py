@@ -94,8 +94,9 @@ def main(argv: list[str] | None = None) -> None:
     write_training_data(training.output_dir, args.dataset)
     print(f"{training.output_dir}: the pipeline; load it with Nano4MPipeline.from_pretrained")
     settings = changed_settings(training, masking, config_fields)
-    if args.dataset_weights is not None:
-        settings["dataset_weights"] = args.dataset_weights
+    settings |= {
+        name: getattr(args, name) for name in ("dataset_weights", "pair_by") if getattr(args, name) is not None
+    }
     write_model_card(pipeline, training.output_dir, sources, settings, trainer.state.log_history, repo_id)
     if repo_id is not None:
         try:

@@ -11,18 +11,28 @@ import torch
 def stage(folder: Path, identity: list, run: Callable[[list[str]], object], words: list[str]) -> None:
     """Run a stage unless `folder` was finished with the same identity; start over if it was another one.
 
+    What was made with another identity is kept beside it, as `NAME.old`, until the next time.
+
     Args:
         folder: where the stage leaves its results, and `stage.json`, which remembers.
         identity: all that the results follow from, of what JSON can hold.
         run: the `main` of a script; an interrupted one is called again and may go on where it was.
         words: its command line.
+
+    Raises:
+        SystemExit: `folder` holds something that no stage has made.
     """
     stamp = folder / "stage.json"
     state = json.loads(stamp.read_text()) if stamp.exists() else {}
     identity = json.loads(json.dumps(identity))
     if state.get("identity") != identity:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if folder.exists() and any(folder.iterdir()):
+            if not stamp.exists():
+                raise SystemExit(f"error: {folder} was not made by this script; choose another --output_dir")
+            old = folder.with_name(f"{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        folder.mkdir(parents=True, exist_ok=True)
         state = {"identity": identity, "finished": False}
         stamp.write_text(json.dumps(state))
     if state["finished"]:

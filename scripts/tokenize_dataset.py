@@ -5,6 +5,7 @@ tokenize_dataset.py --dataset OUT --tokenizers TOKENIZERS --output_dir TOKENS
 
 from dataclasses import dataclass, field
 
+import torch
 from arguments import parse_args
 
 from dataset_scripts.prepare import load_clips
@@ -27,9 +28,12 @@ class TokenizeArguments:
 def main(argv: list[str] | None = None):
     (args,) = parse_args(TokenizeArguments, description=__doc__, argv=argv)
     try:
+        tokenizers = load_tokenizers(args.tokenizers)
+        # Worker processes are forked, and those cannot use a GPU that their parent has begun to use.
+        device = "cuda" if torch.cuda.is_available() and (args.num_proc or 1) == 1 else "cpu"
         tokens = tokenize_clips(
             load_clips(args.dataset),
-            load_tokenizers(args.tokenizers),
+            {name: tokenizer.to(device) for name, tokenizer in tokenizers.items()},
             args.output_dir,
             batch_size=args.batch_size,
             num_proc=args.num_proc,

@@ -13,7 +13,9 @@ from transformers import TrainingArguments, set_seed
 
 from dataset_scripts.av_digits_judges import AVDigitsJudge, AVDigitsJudgeConfig
 from dataset_scripts.prepare import load_clips
+from tokenizers_4m import MODALITIES
 from trainers import fit
+from trainers.evaluation.clips import media_of
 from trainers.trainer import PartLossTrainer
 
 
@@ -49,10 +51,9 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     rows = clips["validation"]
     truths = judge.truths(rows)
-    media = {"image": rows["frames"], "audio": rows["audio"], "text": rows["text"]}
     accuracy = {}
-    for modality, values in media.items():
-        found = judge.read(modality, list(values), rows[0]["sampling_rate"])
+    for modality in MODALITIES:
+        found = judge.read(modality, media_of(rows, modality), rows[0]["sampling_rate"])
         accuracy[modality] = sum(a == b for a, b in zip(found, truths, strict=True)) / len(truths)
     judge.save_pretrained(training.output_dir)
     (Path(training.output_dir) / "accuracy.json").write_text(json.dumps(accuracy, indent=2) + "\n")

@@ -94,6 +94,12 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
         tokenizer.fit_normalisation(tokenizer.preprocess(list(some[column])))
 
     trainer = fit(TokenizerTrainer, tokenizer, training, clips, ClipCollator(tokenizer))
+    quantizer = getattr(tokenizer, "quantizer", None)
+    if quantizer is not None and int(quantizer.steps) <= quantizer.warmup_steps:
+        raise ValueError(
+            f"quantizer_warmup_steps={quantizer.warmup_steps}: training ended after {int(quantizer.steps)} of them, "
+            "so there is no codebook yet; train longer or warm up for fewer steps"
+        )
     return tokenizer.eval(), trainer.state.log_history
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import train_tokenizer
@@ -267,3 +268,18 @@ def test_silent_clips_have_a_loss():
     silence = torch.zeros(2, model.config.num_samples)
     model.fit_normalisation(silence)
     assert model(silence).loss.isfinite() and model.train()(silence).loss.isfinite()
+
+
+def test_whole_numbers_are_samples_of_a_file():
+    tokenizer = audio_tokenizer()
+    floats = np.sin(np.arange(4000) / 9).astype(np.float32) * 0.6
+    whole = (floats * 32768).astype(np.int16)
+    torch.testing.assert_close(tokenizer.preprocess([whole]), tokenizer.preprocess([floats]), atol=1e-4, rtol=0)
+
+
+def test_what_was_measured_can_be_trained_afterwards():
+    tokenizer = istft_tokenizer()
+    batch = tokenizer.preprocess([np.sin(np.arange(4000) / 9).astype(np.float32)] * 2)
+    with torch.inference_mode():
+        tokenizer.decode(tokenizer.encode(batch))
+    tokenizer.train()(batch).loss.backward()

@@ -49,7 +49,7 @@ def test_frames_and_sound_share_the_window(number):
     frames = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None, None], (12, 8, 8, 3))
     samples = np.arange(120) / 10
     crop = Crop.draw("a.mp4#0", number)
-    seen, heard = crop.frames(frames, 4)[:, 0, 0, 0], crop.samples(samples, 80, 4)
+    seen, heard = crop.frames(frames, 4)[:, 0, 0, 0], crop.samples(samples, 80, 4, 10.0)
     assert len(seen) == 8 and len(heard) == 80
     assert seen[0] == heard[0] and seen[-1] == heard[-10]
     assert number or seen[0] == 2, "the first crop is the middle"
@@ -120,3 +120,12 @@ def test_bf16_is_what_the_networks_compute_in_and_changes_few_ids(tokenizers, tm
     for name in ("image_ids", "audio_ids"):
         pairs = zip(np.concatenate(full[name][:]), np.concatenate(half[name][:]), strict=True)
         assert np.mean([one == other for one, other in pairs]) > 0.8
+
+
+def test_sound_of_a_video_that_ends_early_begins_with_its_frames():
+    """12 frames within the first 2 of 12 s, then silence; the tokenizers take 8 frames and 8 s."""
+    samples = np.concatenate([np.arange(20) / 10, np.zeros(100)])
+    for number in range(4):
+        crop = Crop.draw("a.mp4#0", number)
+        heard = crop.samples(samples, 80, 4, 20 / 12)
+        assert heard[0] == pytest.approx(crop.first_frame(4) * 2 / 12, abs=0.06)

@@ -181,12 +181,13 @@ def test_every_direction_has_its_figures(pipe, clips):
         results[name] = result
     for name in ("audio_to_image", "image_to_text", "image_and_audio_to_text"):
         result = results[name]
-        assert result["chance"] == pytest.approx(0.5) and result["retrieval"]["candidates"] == 4
+        assert result["retrieval"]["candidates"] == 4
+        assert "chance" not in result or result["chance"] == pytest.approx(0.5)
         assert result["information"] == pytest.approx(result["nats_unconditional"] - result["nats"])
         assert result["diversity"]["relative"] is None or result["diversity"]["relative"] >= 0
     assert results["image_to_text"]["judge_on_real"] == 1.0 and "word_error" in results["image_to_text"]
-    assert results["audio_to_image"]["accuracy"] == results["audio_to_image"]["judge_on_real"] == 0.0
-    assert results["nothing_to_audio"]["readable"] == 0.0 and "retrieval" not in results["nothing_to_audio"]
+    assert not {"accuracy", "chance", "judge_on_real"} & set(results["audio_to_image"]), "nothing can be read of it"
+    assert not {"readable", "retrieval"} & set(results["nothing_to_audio"])
     lines = table(results).splitlines()
     assert len(lines) == 5 and "R@10" in lines[0] and "accuracy" not in main_figures(results["nothing_to_audio"])
 
@@ -253,7 +254,7 @@ def test_a_sweep_finds_settings_that_the_model_keeps(pipe, tmp_path):
     pipe.model.set_modality_defaults({"image": {"top_p": 0.9}})
     grids = {"guidance_scales": [1.0, 2.0], "temperatures": [0.5], "steps": [1, 4, 1000]}
     part = sweep_target(pipe, load_clips(pipe, make_rows()), "image", **grids)
-    assert part["measure"] == "closer to true" and len(part["points"]) == 2 * (2 + 2)
+    assert part["measure"] == "closer to true" and len(part["points"]) == 2 * (2 + 3), "the own number too"
     assert set(part["best"]) == {"guidance_scale", "temperature", "num_inference_steps"}
     assert set(part["best_by_direction"]) == {"audio_to_image", "text_to_image"}
     pipe.save_pretrained(tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from datasets import Audio, ClassLabel, Dataset, Features, Value
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from test_video_clips import SMALL, write_video
@@ -286,3 +286,13 @@ def test_the_same_videos_give_the_same_rows_as_video_clips(tmp_path):
     assert rows["train"].features["frames"].length == -1
     same = prepare_clips(VideoClips(data_dir=str(source), **SMALL), tmp_path / "out")
     assert list(same["train"]) == list(rows["train"])
+
+
+def test_splits_of_other_names_are_joined_and_none_is_made_of_another(tmp_path, table):
+    rows = table.select([0, 1])
+    DatasetDict({"train.100": rows, "train.360": rows, "dev": rows}).save_to_disk(tmp_path / "several")
+    clips, skipped = prepare(tmp_path / "several", tmp_path / "a", image_column="picture")
+    assert clips.num_rows == {"train": 4, "validation": 2} and not skipped
+    DatasetDict({"validation": rows, "test": rows}).save_to_disk(tmp_path / "no_train")
+    clips, _ = prepare(tmp_path / "no_train", tmp_path / "b", image_column="picture")
+    assert set(clips) == {"validation", "test"}

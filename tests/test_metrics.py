@@ -173,3 +173,11 @@ def test_codebook_use():
     assert result["entropy"] == pytest.approx(entropy) and result["perplexity"] == pytest.approx(math.exp(entropy))
     with pytest.raises(ValueError, match="vocab_size=2"):
         metric.compute(predictions=[[2]], vocab_size=2)
+
+
+def test_a_silent_reference_does_not_drown_the_others():
+    generator = np.random.default_rng(0)
+    silent, noise = np.zeros(8000, dtype=np.float32), generator.normal(size=(2, 8000)).astype(np.float32)
+    predictions, references = [noise[0] * 1e-3, noise[1]], [silent, noise[1]]
+    distance = load_metric("stft_distance").compute(predictions=predictions, references=references)
+    assert distance["spectral_convergence"] < 10

@@ -1,6 +1,7 @@
 """Preparing much: decoding only what is wanted gives the same pictures, and no work is done twice."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -169,3 +170,14 @@ def test_clips_are_pushed_as_a_data_set(source, tmp_path):
         assert load_dataset(str(tmp_path / "pushed"), split=split).to_list() == rows.to_list()
     done = run_script("prepare_dataset.py", words, tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN="hf_none")
     assert done.returncode == 1 and "cannot create the data set 'someone/clips'" in done.stderr
+
+
+def test_a_copy_of_parquet_files_holds_the_same_clips(source, tmp_path):
+    builder = VideoClips(data_dir=source, num_frames=2, image_size=16, clip_seconds=1.0)
+    made = prepare_clips(builder, tmp_path / "clips", parquet=True)
+    time.sleep(0.05)
+    shutil.copytree(tmp_path / "clips", tmp_path / "copy", copy_function=shutil.copyfile)
+    copied = load_clips(tmp_path / "copy")
+    assert {split: rows._fingerprint for split, rows in copied.items()} == {
+        split: rows._fingerprint for split, rows in made.items()
+    }

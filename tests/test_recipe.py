@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from arguments import field_value
 from run_recipe import main
+from stages import stage
 from test_av_digits import folder  # noqa: F401  (a fixture)
 from test_scripts import IMAGE
 
@@ -56,3 +58,29 @@ def test_a_recipe_names_the_file_that_is_missing(words, tmp_path):
     (tmp_path / "model.yaml").unlink()
     with pytest.raises(SystemExit, match="model.yaml: no such configuration file"):
         main(words)
+
+
+def test_a_stage_keeps_what_it_replaces_and_touches_nothing_of_others(tmp_path):
+    place, runs = tmp_path / "model", []
+
+    def run(words):
+        runs.append(words)
+        (place / "weights").write_text(words[0])
+
+    stage(place, ["a", 1], run, ["first"])
+    stage(place, ["a", 1], run, ["elsewhere"])
+    assert runs == [["first"]]
+    stage(place, ["b", 1], run, ["second"])
+    assert (place / "weights").read_text() == "second"
+    assert (tmp_path / "model.old" / "weights").read_text() == "first"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "weights").write_text("precious")
+    with pytest.raises(SystemExit, match="was not made by this script"):
+        stage(tmp_path / "mine", ["a"], run, ["third"])
+    assert (tmp_path / "mine" / "weights").read_text() == "precious"
+
+
+@pytest.mark.parametrize("words", [["--tokenizer", "audio"], ["--tokenizer=audio"], ["--x", "1", "--tokenizer=audio"]])
+def test_a_field_that_decides_on_others_is_found_however_it_is_spelled(words):
+    assert field_value("tokenizer", words) == "audio"
+    assert field_value("tok", words) is None

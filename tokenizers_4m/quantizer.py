@@ -45,7 +45,7 @@ class VectorQuantizer(nn.Module):
         decay: of the moving averages.
         dead_code_threshold: a code is re-seeded once it gets, on average, less than this part of an equal share
             of the latents.
-        warmup_steps: training steps that pass the latents on unquantized; then the codebooks start on latents
+        warmup_steps: batches in training that pass the latents on unquantized; then the codebooks start on latents
             worth coding. Codes set up on an untrained encoder hold it back for long.
         latent_noise: see `add_latent_noise`.
     """
@@ -152,11 +152,12 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _initialize(self, projected: torch.Tensor) -> None:
         """Start every code on a latent of the batch, so that no code starts out of reach."""
-        residual = projected
+        residual, number = projected, projected.new_tensor(float(len(projected)))
+        _all_reduce(number)
         for level in range(self.num_quantizers):
             self.codebooks[level].copy_(_spread_rows(residual, self.codebook_size))
             _broadcast(self.codebooks[level])
-            self._restart(level, torch.ones_like(self.assigned[level], dtype=torch.bool), len(projected))
+            self._restart(level, torch.ones_like(self.assigned[level], dtype=torch.bool), float(number))
             residual = residual - self.codebooks[level][self._nearest(residual, self.codebooks[level])]
 
     @torch.no_grad()

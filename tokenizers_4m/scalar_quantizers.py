@@ -21,7 +21,7 @@ class FiniteScalarQuantizer(nn.Module):
         dim: size of the latents that come in and go out.
         levels: how many values each dimension of a code can have, at least 2 each; their product is the number of
             codes. The paper takes at least 5, such as 8, 5, 5, 5 for 1,000 codes.
-        warmup_steps: training steps that pass the bounded latents on unrounded.
+        warmup_steps: batches in training that pass the bounded latents on unrounded.
         latent_noise: see `tokenizers_4m.quantizer.add_latent_noise`.
     """
 
@@ -103,7 +103,7 @@ class LookupFreeQuantizer(nn.Module):
         dim: size of the latents that come in and go out.
         codebook_size: number of codes, a power of two.
         temperature: of the soft assignment in the entropy loss; the paper's 0.01 is for large batches.
-        warmup_steps: training steps that pass the latents on unrounded.
+        warmup_steps: batches in training that pass the latents on unrounded.
         latent_noise: see `tokenizers_4m.quantizer.add_latent_noise`.
     """
 

@@ -43,6 +43,8 @@ class DrawnRows(Dataset):
         self.classes = None if pair_by is None else [_classes(source, pair_by) for source in sources]
         sources, self.columns = select_ids(sources)
         self.sources = [source.with_format("arrow") for source in sources]
+        # A data set of each column alone: selecting one anew for each batch takes longer than reading it.
+        self.single = [{name: source.select_columns(name) for name in source.column_names} for source in self.sources]
         self.weights = weights
         self.seed = seed
         self.pair_by = pair_by
@@ -103,7 +105,7 @@ class DrawnRows(Dataset):
             for epoch in np.unique(epoch_of):
                 chosen = epoch_of == epoch
                 partners[chosen] = self._pairs(source, number, int(epoch))[partners[chosen]]
-            table = table.set_column(number + 1, name, rows.select_columns(name)[partners][name])
+            table = table.set_column(number + 1, name, self.single[source][name][partners][name])
         return table
 
     def _pairs(self, source: int, column: int, epoch: int) -> np.ndarray:

@@ -87,6 +87,8 @@ def evaluate_tokenizer(
     """
     modality = tokenizer.modality
     rows = clips_of(clips, split, modality, num_clips)
+    # Before anything is measured, so that nothing is lost if there is nothing to train on.
+    training = clips_of(clips, "train", modality, LEARNABILITY_CLIPS) if learnability_steps else None
     token_ids, valid_mask, originals, reconstructions, seconds = _round_trip(tokenizer, rows, batch_size)
     config, per_clip = tokenizer.config, float(valid_mask.sum(1).float().mean())
     results = {
@@ -113,7 +115,6 @@ def evaluate_tokenizer(
         results |= _stability(tokenizer, rows, batch_size, token_ids)
     if learnability_steps:
         results["learnability_steps"] = learnability_steps
-        training = clips_of(clips, "train", modality, LEARNABILITY_CLIPS)
         encoded = (tokenizer.encode_media(media) for media in batches_of(training, modality, batch_size))
         with torch.inference_mode():
             train = [row for ids, mask in encoded for row in _real_ids(ids, mask)]
@@ -270,6 +271,8 @@ def _reconstruction(tokenizer: TokenizerContract, originals: list, reconstructio
 def _word_errors(recogniser, texts: list[str], originals: list, reconstructions: list, sampling_rate: int) -> dict:
     """Word error of decoded and of real sound, over the clips with a text."""
     spoken = [index for index, text in enumerate(texts) if text.strip()]
+    if not spoken:
+        return {}
     results = {}
     for name, waveforms in (("word_error", reconstructions), ("word_error_on_real", originals)):
         heard = recogniser.transcribe([waveforms[index] for index in spoken], sampling_rate)

@@ -93,10 +93,12 @@ class TokenizerTrainer(PartLossTrainer):
             for batch in (inputs[tokenizer.main_input_name], outputs.reconstruction)
         )
         if self.perceptual is not None:
-            outputs.losses["perceptual"] = self.perceptual(made, real)
+            with self.accelerator.autocast():
+                outputs.losses["perceptual"] = self.perceptual(made, real)
             outputs.loss = outputs.loss + self.args.perceptual_weight * outputs.losses["perceptual"]
         if model.training and self.adversary is not None and self.state.global_step >= self.args.adversarial_start:
-            adversarial = self.adversary.judge(made)
+            with self.accelerator.autocast():
+                adversarial = self.adversary.judge(made)
             balance = adaptive_weight(outputs.loss, adversarial, tokenizer.last_layer)
             outputs.losses |= {"adversarial": adversarial, "adaptive_weight": balance}
             outputs.loss = outputs.loss + self.args.adversarial_weight * balance * adversarial
@@ -105,7 +107,7 @@ class TokenizerTrainer(PartLossTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._pictures is not None:
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():
                 discriminator_loss = self.adversary.learn(*self._pictures, self.current_gradient_accumulation_steps)
             self.count_part(True, "discriminator", discriminator_loss)
             self._pictures = None

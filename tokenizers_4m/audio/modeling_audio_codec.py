@@ -71,6 +71,12 @@ class AudioCodecTokenizer(WaveformMedia, TokenizerContract, PreTrainedModel):
                     f"a codec of type {self.config.codec_config.model_type!r} cannot be trained; load a published one "
                     "with AudioCodecTokenizer.from_codec, or choose codec_config of a 'dac'"
                 )
+            codec = self.config.codec_config
+            if self.config.num_quantizers < codec.n_codebooks and not codec.quantizer_dropout:
+                raise ValueError(
+                    f"num_quantizers={self.config.num_quantizers}: a codec with {codec.n_codebooks} codebooks trains "
+                    "them all together; choose codec_config with as many, or with a quantizer_dropout"
+                )
             original = self._to_codec_rate(waveform)
             output = self.codec(original.to(self.dtype).unsqueeze(1))
             token_ids = self._in_order(output.audio_codes[:, : self.config.num_quantizers])

@@ -246,8 +246,11 @@ class AudioTokenizer(WaveformMedia, QuantizedAutoencoder, PreTrainedModel):
         # The transforms hold windows and filter banks but nothing learned: they are made on first use and kept
         # outside of the module tree, so that they are neither saved, cast to half precision nor hashed.
         transforms = self.__dict__.setdefault("_transforms", {})
-        if (name, device) not in transforms:
-            config = self.config
+        if (name, device) in transforms:
+            return transforms[name, device]
+
+        config = self.config
+        with torch.inference_mode(False):  # else the first use would decide that nothing can be trained with them
             stft = {"n_fft": config.fft_size, "hop_length": config.hop_length, "power": 1.0}
             mel = {"n_mels": config.num_mels, "sample_rate": config.sampling_rate}
             if name == "mel":

@@ -59,11 +59,14 @@ class WaveformMedia:
             except (soundfile.LibsndfileError, OSError) as error:
                 raise ValueError(f"{item}: not a readable sound file ({error})") from error
             item = samples.T
-        elif isinstance(item, dict):
+        elif isinstance(item, dict) or hasattr(item, "get_all_samples"):  # the latter is what `datasets` decodes to
             item, sampling_rate = item["array"], item["sampling_rate"]
         elif isinstance(item, tuple):
             item, sampling_rate = item
-        waveform = torch.as_tensor(np.asarray(item), dtype=torch.float32)
+        array = np.asarray(item)
+        if array.dtype.kind == "i":  # whole numbers, as in files
+            array = array / -float(np.iinfo(array.dtype).min)
+        waveform = torch.as_tensor(array, dtype=torch.float32)
         if waveform.ndim == 2:
             waveform = waveform.mean(0)
         if waveform.ndim != 1 or not torch.isfinite(waveform).all():

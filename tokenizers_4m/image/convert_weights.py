@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .configuration_image_vit import ImageViTConfig
@@ -67,8 +68,13 @@ def read_state_dict(path: str | Path, prefix: str | None = None) -> tuple[StateD
         if (path / "config.json").is_file():
             config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         path = files[0]
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
     if path.suffix == ".safetensors":
-        content = load_file(path)
+        try:
+            content = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -104,7 +104,7 @@ def evaluate_direction(
     shuffle = others(len(numbers), seed)
     donors = None if shuffle is None else numbers[shuffle]
     result, media = generation_quality(pipe, clips, direction, numbers, batch_size, seed)
-    if clips.truths is not None and direction.conditions:
+    if "accuracy" in result:
         truths = [clips.truths[i] for i in numbers]
         true = [clips.media[target][i] for i in numbers]
         result["chance"] = chance(truths)
@@ -118,7 +118,7 @@ def evaluate_direction(
             result |= estimate("shuffled", right.mean(1), seed=seed)
     result |= likelihood(pipe, clips, direction.conditions, target, numbers, donors, batch_size, seed)
     if direction.conditions and num_candidates and len(numbers) > 1:
-        few = numbers[:num_candidates]
+        few = np.sort(np.random.default_rng(seed).permutation(numbers)[:num_candidates])
         classes = None if clips.truths is None else classes_of([clips.truths[i] for i in few])
         result["retrieval"] = retrieval(pipe, clips, direction.conditions, target, few, classes, batch_size, seed)
     return result, numbers, media
@@ -139,6 +139,8 @@ def generation_quality(
     result = {"clips": len(numbers), "seconds_per_sample": seconds}
     truths = None if clips.truths is None else [clips.truths[i] for i in numbers]
     true = [clips.media[target][i] for i in numbers]
+    if truths is not None and not any(read(clips.judge, target, true[:8], clips.sampling_rate)):
+        truths = None  # of this modality the judge reads nothing, even where it is real
     if truths is not None and direction.conditions:
         right = right_attributes(clips.judge, target, media, rate, truths)
         result |= estimate("accuracy", right.mean(1), seed=seed)
@@ -169,9 +171,15 @@ def generation_quality(
 
 def quality(result: dict) -> float:
     """The figure, from 0 to 1, by which settings are chosen: judged accuracy, else words right, else closeness."""
+    name = measure_of(result)
+    return 1 - result["word_error"] if name == "1 - word error" else result.get(name.replace(" ", "_"), 0.0)
+
+
+def measure_of(result: dict) -> str:
+    """Which figure `quality` is."""
     if "accuracy" in result:
-        return result["accuracy"]
-    return 1 - result["word_error"] if "word_error" in result else result.get("closer_to_true", 0.0)
+        return "accuracy"
+    return "1 - word error" if "word_error" in result else "closer to true"
 
 
 def text_errors(true: list[str], generated: list[str], seed: int = 0) -> dict:

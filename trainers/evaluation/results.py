@@ -51,6 +51,12 @@ class Results:
         self.save()
         return part
 
+    def keep(self, section: str, made_with: dict[str, object]) -> None:
+        """Drop the parts of a section that were made with other settings than these, by name."""
+        parts = self.values.get(section, {})
+        self.values[section] = {name: part for name, part in parts.items() if self.get(section, name, made_with[name])}
+        self.save()
+
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_name(self.path.name + ".unfinished")

@@ -6,8 +6,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_nano4m import Nano4MPipeline
+from modeling_nano4m.generation_nano4m import DEFAULT_STEPS
 from trainers.evaluation.clips import EvaluationClips
-from trainers.evaluation.directions import directions, generation_quality, quality
+from trainers.evaluation.directions import directions, generation_quality, measure_of, quality
 
 # Settings as good as the best but for so much are told apart by diversity, and numbers of steps by time.
 TOLERANCE = 0.01
@@ -47,8 +48,13 @@ def sweep_target(
     if not chosen:
         raise ValueError(f"no clip to choose settings by has {target} and another modality")
     num_tokens = pipe.model.config.num_tokens_of(target)
+    left_to_right = pipe.model.config.modalities[target].get("order") == "left_to_right"
+    own = pipe.model.modality_defaults.get(target, {}).get("num_inference_steps")
+    # The model's own number is among those to choose from: guidance and temperature are chosen with it.
+    steps = [*steps, own or (num_tokens if left_to_right else DEFAULT_STEPS)]
     steps = [number for number in sorted(set(steps)) if number <= num_tokens]
     points: list[dict] = []
+    measures: set[str] = set()
 
     def try_settings(stage: str, settings: list[dict]) -> None:
         for sampling in tqdm(settings, desc=f"sweep {stage} of {target}"):
@@ -57,6 +63,7 @@ def sweep_target(
                 result, _ = generation_quality(pipe, clips, direction, numbers, batch_size, seed, **sampling)
                 point = {"stage": stage, "direction": direction.name, **sampling, "quality": quality(result)}
                 point["diversity"] = result["diversity"]["relative"]
+                measures.add(measure_of(result))
                 points.append({**point, "seconds_per_sample": result["seconds_per_sample"]})
 
     grid = [
@@ -72,7 +79,7 @@ def sweep_target(
         best = best_settings(points, stepped, by="seconds_per_sample")
     every = [*grid, *stepped]
     return {
-        "measure": _measure(target, clips),
+        "measure": " or ".join(sorted(measures)),
         "best": best,
         "best_by_direction": {
             direction.name: best_settings(
@@ -118,9 +125,3 @@ def save_best(pipe: Nano4MPipeline, best: dict[str, dict], folder: str) -> None:
         defaults[target] = {**defaults.get(target, {}), **settings}
     pipe.model.set_modality_defaults(defaults)
     pipe.model.generation_config.save_pretrained(f"{folder}/model")
-
-
-def _measure(target: str, clips: EvaluationClips) -> str:
-    if clips.judge is not None:
-        return "accuracy"
-    return "1 - word error" if target == "text" else "closer to true"
