@@ -164,7 +164,7 @@ def test_an_evaluation_reports_and_resumes(folder, tmp_path, capsys):
     fields = {"accuracy", "shuffled", "chance", "judge_on_real", "nats", "information"}
     assert fields <= set(first["directions"]["text_to_image"])
     assert "not trained on these clips" in first["about"]["known"]
-    assert set(first["sweep"]) == {"image", "audio", "text"}
+    assert set(first["sweep"]) == {"image", "text"}
     assert "training split" in first["sweep"]["text"]["clips"]
     page = (tmp_path / "results.html").read_text()
     assert "text to image" in page and 'src="http' not in page and "data:image/png" in page
