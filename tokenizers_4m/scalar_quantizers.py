@@ -14,7 +14,33 @@ from torch import nn
 from .quantizer import QuantizerOutput, add_latent_noise, in_float32
 
 
-class FiniteScalarQuantizer(nn.Module):
+class ScalarQuantizer(nn.Module):
+    """What both share: projections to the dimensions that are quantized and back, and the way from ids to latents."""
+
+    num_quantizers = 1
+
+    def __init__(self, dim: int, code_dim: int, warmup_steps: int, latent_noise: float):
+        super().__init__()
+        self.warmup_steps = warmup_steps
+        self.latent_noise = latent_noise
+        self.project_in = nn.Linear(dim, code_dim)
+        self.project_out = nn.Linear(code_dim, dim)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def lookup(self, token_ids: torch.LongTensor) -> torch.Tensor:
+        """Latents `(..., dim)` of ids `(..., 1)`: what `forward` returns for them in eval mode."""
+        with torch.autocast(token_ids.device.type, enabled=False):
+            return in_float32(self.project_out, self._codes(token_ids.squeeze(-1)))
+
+    def _project(self, latents: torch.Tensor) -> torch.Tensor:
+        projected = in_float32(self.project_in, latents)
+        if self.training:
+            projected = add_latent_noise(projected.flatten(0, -2), self.latent_noise).view_as(projected)
+            self.steps += 1
+        return projected
+
+
+class FiniteScalarQuantizer(ScalarQuantizer):
     """Rounds each dimension to one of a few levels: FSQ (Mentzer et al. 2023, arXiv:2309.15505).
 
     Args:
@@ -25,25 +51,15 @@ class FiniteScalarQuantizer(nn.Module):
         latent_noise: see `tokenizers_4m.quantizer.add_latent_noise`.
     """
 
-    num_quantizers = 1
-
     def __init__(self, dim: int, levels: list[int], warmup_steps: int = 0, latent_noise: float = 0.0):
-        super().__init__()
+        super().__init__(dim, len(levels), warmup_steps, latent_noise)
         self.levels = list(levels)
         self.codebook_size = math.prod(levels)
-        self.warmup_steps = warmup_steps
-        self.latent_noise = latent_noise
-        self.project_in = nn.Linear(dim, len(levels))
-        self.project_out = nn.Linear(len(levels), dim)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, latents: torch.Tensor) -> QuantizerOutput:
         """Quantize `latents` (..., dim); in training gradients pass straight through the rounding."""
         with torch.autocast(latents.device.type, enabled=False):
-            projected = in_float32(self.project_in, latents)
-            if self.training:
-                projected = add_latent_noise(projected.flatten(0, -2), self.latent_noise).view_as(projected)
-                self.steps += 1
+            projected = self._project(latents)
             bounded = self._bound(projected)
             token_ids = self._ids(bounded)
             codes = self._codes(token_ids)
@@ -53,11 +69,6 @@ class FiniteScalarQuantizer(nn.Module):
                 codes = continuous if is_warming_up else continuous + (codes - continuous).detach()
             quantized = in_float32(self.project_out, codes)
             return QuantizerOutput(quantized, token_ids.unsqueeze(-1), projected.new_zeros(()))
-
-    def lookup(self, token_ids: torch.LongTensor) -> torch.Tensor:
-        """Latents `(..., dim)` of ids `(..., 1)`: what `forward` returns for them in eval mode."""
-        with torch.autocast(token_ids.device.type, enabled=False):
-            return in_float32(self.project_out, self._codes(token_ids.squeeze(-1)))
 
     def code_vectors(self) -> torch.Tensor:
         """The codes, `(codebook_size, len(levels))`, each dimension in [-1, 1]."""
@@ -92,7 +103,7 @@ class FiniteScalarQuantizer(nn.Module):
         return torch.tensor(places, device=like.device)
 
 
-class LookupFreeQuantizer(nn.Module):
+class LookupFreeQuantizer(ScalarQuantizer):
     """Keeps the sign of each dimension: LFQ (Yu et al. 2023, arXiv:2310.05737).
 
     Its entropy loss makes each latent sure of its code, and all codes together used alike. Distances are sums over
@@ -107,8 +118,6 @@ class LookupFreeQuantizer(nn.Module):
         latent_noise: see `tokenizers_4m.quantizer.add_latent_noise`.
     """
 
-    num_quantizers = 1
-
     def __init__(
         self,
         dim: int,
@@ -117,25 +126,17 @@ class LookupFreeQuantizer(nn.Module):
         warmup_steps: int = 0,
         latent_noise: float = 0.0,
     ):
-        super().__init__()
         if codebook_size < 2 or codebook_size & (codebook_size - 1):
             raise ValueError(f"codebook_size={codebook_size} must be a power of two")
+        super().__init__(dim, codebook_size.bit_length() - 1, warmup_steps, latent_noise)
         self.codebook_size = codebook_size
         self.num_bits = codebook_size.bit_length() - 1
         self.temperature = temperature
-        self.warmup_steps = warmup_steps
-        self.latent_noise = latent_noise
-        self.project_in = nn.Linear(dim, self.num_bits)
-        self.project_out = nn.Linear(self.num_bits, dim)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, latents: torch.Tensor) -> QuantizerOutput:
         """Quantize `latents` (..., dim); in training gradients pass straight through the sign."""
         with torch.autocast(latents.device.type, enabled=False):
-            projected = in_float32(self.project_in, latents)
-            if self.training:
-                projected = add_latent_noise(projected.flatten(0, -2), self.latent_noise).view_as(projected)
-                self.steps += 1
+            projected = self._project(latents)
             token_ids = ((projected > 0) << self._bits(projected)).sum(-1)
             codes = self._codes(token_ids)
             commitment_loss = F.mse_loss(projected, codes)
@@ -145,11 +146,6 @@ class LookupFreeQuantizer(nn.Module):
                 codes = projected if is_warming_up else projected + (codes - projected).detach()
             quantized = in_float32(self.project_out, codes)
             return QuantizerOutput(quantized, token_ids.unsqueeze(-1), commitment_loss, entropy_loss)
-
-    def lookup(self, token_ids: torch.LongTensor) -> torch.Tensor:
-        """Latents `(..., dim)` of ids `(..., 1)`: what `forward` returns for them in eval mode."""
-        with torch.autocast(token_ids.device.type, enabled=False):
-            return in_float32(self.project_out, self._codes(token_ids.squeeze(-1)))
 
     def code_vectors(self) -> torch.Tensor:
         """The codes, `(codebook_size, log2(codebook_size))`, each dimension -1 or 1."""
