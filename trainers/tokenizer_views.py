@@ -31,11 +31,15 @@ def picture_rows(rows: dict[str, list[Image.Image]]) -> Image.Image:
     return _drawn(figure)
 
 
+def log_mel(waveform: np.ndarray, sampling_rate: int) -> torch.Tensor:
+    """Log-mel spectrogram `(80, frames)` of a waveform `(samples,)`, decibels, at most 80 below its highest value."""
+    mel = torchaudio.transforms.MelSpectrogram(sampling_rate, n_fft=1024, hop_length=256, n_mels=80)
+    return torchaudio.transforms.AmplitudeToDB("power", top_db=80)(mel(torch.as_tensor(waveform)))
+
+
 def spectrograms(waveforms: dict[str, np.ndarray], sampling_rate: int) -> Image.Image:
     """Log-mel spectrograms of waveforms `(samples,)`, one above the other, on one scale of 80 dB."""
-    mel = torchaudio.transforms.MelSpectrogram(sampling_rate, n_fft=1024, hop_length=256, n_mels=80)
-    decibels = torchaudio.transforms.AmplitudeToDB("power", top_db=80)
-    values = {title: decibels(mel(torch.as_tensor(waveform))) for title, waveform in waveforms.items()}
+    values = {title: log_mel(waveform, sampling_rate) for title, waveform in waveforms.items()}
     highest = max(float(value.max()) for value in values.values())
     figure = Figure((WIDTH, 1.6 * len(values)), layout="constrained")
     for axes, (title, value) in zip(np.atleast_1d(figure.subplots(len(values))), values.items(), strict=True):
