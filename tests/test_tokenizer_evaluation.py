@@ -134,6 +134,15 @@ def test_clips_without_the_modality_are_an_error(clips):
         clips_of(clips, "test", "text")
 
 
+def test_clips_that_do_not_fit_are_an_error(clips):
+    """Else sound of another rate is measured as if it were slower or faster, and longer clips are cut."""
+    slow = DatasetDict({"validation": clips["validation"].map(lambda row: {"sampling_rate": 8000})})
+    with pytest.raises(ValueError, match="8000 samples at 8000 Hz, the audio tokenizer takes 8000 at 16000"):
+        evaluate_tokenizer(audio_tokenizer(), slow, learnability_steps=0)
+    with pytest.raises(ValueError, match="the clips have 2 frames, the image tokenizer takes num_frames=1"):
+        evaluate_tokenizer(image_tokenizer(num_frames=1), clips, learnability_steps=0)
+
+
 def test_recognisers_are_named(tmp_path):
     (tmp_path / "mine.py").write_text("class Mine:\n    def transcribe(self, w, r):\n        return ['hi'] * len(w)\n")
     assert load_recogniser(f"{tmp_path}/mine.py:Mine").transcribe([0, 1], 16000) == ["hi", "hi"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 
-from dataset_scripts.tokenization import MEDIA_COLUMNS, modalities_of
+from dataset_scripts.tokenization import MEDIA_COLUMNS, _check_clips_fit, modalities_of
 from tokenizers_4m import TokenizerContract
 from trainers.learnability import nats_per_token
 from trainers.metrics import load_metric
@@ -83,10 +83,12 @@ def evaluate_tokenizer(
         codebooks where there are several.
 
     Raises:
-        ValueError: there is no such split, or no clip in it has the modality.
+        ValueError: there is no such split, no clip in it has the modality, or clips have another length, number of
+            frames or sampling rate than the tokenizer takes: it would measure what it made of them.
     """
     modality = tokenizer.modality
     rows = clips_of(clips, split, modality, num_clips)
+    _check_clips_fit(DatasetDict({split: rows}), {modality: tokenizer})
     # Before anything is measured, so that nothing is lost if there is nothing to train on.
     training = clips_of(clips, "train", modality, LEARNABILITY_CLIPS) if learnability_steps else None
     token_ids, valid_mask, originals, reconstructions, seconds = _round_trip(tokenizer, rows, batch_size)
