@@ -8,7 +8,6 @@ Reads VQGANs of taming-transformers and CompVis, diffusers' VQModel and 4M's VQV
 from dataclasses import dataclass, field
 
 from arguments import parse_args
-from huggingface_hub.errors import StrictDataclassError
 
 from tokenizers_4m import convert_weights
 
@@ -30,7 +29,7 @@ def main(argv: list[str] | None = None):
         tokenizer, missing, unexpected = convert_weights(
             args.checkpoint, **sizes, prefix=args.prefix, allow_missing=args.allow_missing
         )
-    except (ValueError, FileNotFoundError, StrictDataclassError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     for kind, names in (("started at random", missing), ("left out", unexpected)):
         for name in names:

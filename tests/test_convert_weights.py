@@ -4,6 +4,9 @@ The passes below are written from the papers and the published layouts of weight
 """
 
 import math
+import sys
+import traceback
+import types
 
 import pytest
 import torch
@@ -249,3 +252,78 @@ def test_files_that_hold_no_tokenizer_are_named(tmp_path):
     torch.save(gumbel, tmp_path / "gumbel.pth")
     with pytest.raises(ValueError, match="Gumbel"):
         convert_weights(tmp_path / "gumbel.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a pointer of git-lfs, .*git lfs pull"),
+        (b"404: Not Found\n", "was not written by torch.save, or is damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "was not written by torch.save, or is damaged"),
+        (b"\x80\x02}q\x00(K\x01K\x02h\x99u.", "was not written by torch.save, or is damaged"),
+    ],
+)
+def test_files_of_other_kinds_are_named(content, message, tmp_path):
+    file = tmp_path / "file.pth"
+    file.write_bytes(content)
+    with pytest.raises(SystemExit, match=f"error: {file}: {message}") as caught:
+        main(["--checkpoint", str(file), "--output_dir", str(tmp_path / "out")])
+    assert "weights_only" not in "".join(traceback.format_exception(caught.value)), "torch's unsafe advice"
+
+
+CONVOLUTIONS = {"encoder.conv_in.weight": (8, 3, 3, 3), "encoder.conv_out.weight": (8, 8, 3, 3)}
+CONVOLUTIONS |= {"decoder.conv_in.weight": (8, 8, 3, 3), "quantize.embedding.weight": (4, 8)}
+TRANSFORMER = {"encoder.proj.weight": (64, 3, 16, 16), "decoder.blocks.0.norm1.weight": (64,)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({1: (1,), "encoder.conv_in.weight": (8, 3, 3, 3)}, "encoder.conv_out.weight is missing"),
+        ({"encoder.conv_in.weight": (8,)}, "encoder.conv_in.weight has 1 dimensions, not 4"),
+        (CONVOLUTIONS | {"quantize.embedding.weight": (4,)}, "quantize.embedding.weight has 1 dimensions, not 2"),
+        (CONVOLUTIONS, "encoder.down: has no levels"),
+        (CONVOLUTIONS | {"encoder.down.0.block.0.conv1.weight": ()}, "a weight of the encoder has too few dimensions"),
+        (TRANSFORMER | {"quantize._codebook.embed": (1, 4, 8)}, "quantize._codebook.embed has 3 dimensions, not 2"),
+        (
+            TRANSFORMER | {"encoder.proj.weight": (8, 3, 4, 4), "quantize._codebook.embed": (4, 8)},
+            r"[\s\S]*hidden_size=8 must be a multiple of 64",
+        ),
+    ],
+)
+def test_weights_of_other_shapes_are_named(shapes, message, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": {name: torch.zeros(shape) for name, shape in shapes.items()}}, file)
+    words = ["--checkpoint", str(file), "--output_dir", str(tmp_path / "out"), "--allow_missing", "true"]
+    with pytest.raises(SystemExit, match=f"error: {file}: {message}"):
+        main(words)
+
+
+@pytest.mark.parametrize(("content", "message"), [("{bad", "not valid JSON"), ("[1]", "must hold an object")])
+def test_a_wrong_configuration_is_named(content, message, tmp_path):
+    torch.save({}, tmp_path / "diffusion_pytorch_model.bin")
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=f"config.json: {message}"):
+        convert_weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model_checkpoint.ModelCheckpoint", "my_callbacks.Mine"])
+def test_of_lightning_only_its_own_callbacks_are_passed_over(name, tmp_path, monkeypatch):
+    """Lightning 1 keeps the state of a callback under its class."""
+    module, _, class_name = f"pytorch_lightning.callbacks.{name}".rpartition(".")
+    callback = type(class_name, (), {"__module__": module})
+    weights, ids, reconstruction = taming_weights()
+    with monkeypatch.context() as patch:
+        for package in ("pytorch_lightning", "pytorch_lightning.callbacks", module):
+            patch.setitem(sys.modules, package, types.ModuleType(package))
+        setattr(sys.modules[module], class_name, callback)
+        content = {"callbacks": {callback: {"best_model_score": torch.ones(1)}}, "state_dict": weights}
+        torch.save(content | {"pytorch-lightning_version": "1.0.8"}, tmp_path / "last.ckpt")
+    if class_name == "Mine":
+        with pytest.raises(ValueError, match="last.ckpt: cannot be read without running code .*my_callbacks.Mine"):
+            convert_weights(tmp_path / "last.ckpt")
+        return
+    known = torch.serialization.get_safe_globals()
+    check_parity(convert_weights(tmp_path / "last.ckpt", image_size=32)[0], ids, reconstruction)
+    assert len(torch.serialization.get_safe_globals()) == len(known)

@@ -11,10 +11,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -32,6 +32,17 @@ CONVOLUTIONAL, TRANSFORMER = "encoder.conv_in.weight", "encoder.proj.weight"
 # What training needs beside the tokenizer; CompVis saves it along.
 TRAINING_ONLY = ("loss.", "discriminator.", "model_ema.", "colorize", "quantize._codebook.initted")
 TRAINING_ONLY += ("quantize._codebook.cluster_size",)
+# Dimensions of the weights that sizes are read off.
+DIMENSIONS = {CONVOLUTIONAL: 4, "encoder.conv_out.weight": 4, "decoder.conv_in.weight": 4}
+DIMENSIONS |= {"quantize.embedding.weight": 2, TRANSFORMER: 4, "quantize._codebook.embed": 2}
+DIMENSIONS |= {"encoder.pos_emb": 4, "decoder.pos_emb": 4}
+# How a file begins that git put in place of a large one.
+LFS_POINTER = b"version https://git-lfs"
+# What has a state in checkpoints of Lightning 1, where the class itself is the key to it.
+LIGHTNING_CALLBACKS = tuple(
+    f"pytorch_lightning.callbacks.{name}"
+    for name in ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping", "timer.Timer")
+)
 
 _FROM_TAMING = [
     (r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
@@ -58,7 +69,9 @@ def read_state_dict(path: str | Path, prefix: str | None = None) -> tuple[StateD
     with any prefix, such as `module.` or `first_stage_model.`; what has another prefix is left out.
 
     Raises:
-        ValueError: if there are no weights of a known tokenizer, or of several and no `prefix` says which.
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: if what is there cannot be read, or has no weights of a known tokenizer, or has those of several and
+            no `prefix` says which.
     """
     path, config = Path(path), {}
     if path.is_dir():
@@ -66,23 +79,11 @@ def read_state_dict(path: str | Path, prefix: str | None = None) -> tuple[StateD
         if not files:
             raise ValueError(f"{path}: has none of {', '.join(WEIGHT_FILES)}")
         if (path / "config.json").is_file():
-            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            config = _read_config(path / "config.json")
         path = files[0]
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            content = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise ValueError(
-                f"{path}: cannot be read without running code that it may hold ({str(error).splitlines()[0]}); where "
-                f"it came from, save its weights alone: torch.save(model.state_dict(), FILE)"
-            ) from error
+    content = _read_weights(path)
     found = {}
     for weights in _dictionaries(content):
         for name in weights:
@@ -101,9 +102,53 @@ def read_state_dict(path: str | Path, prefix: str | None = None) -> tuple[StateD
     weights = {
         name.removeprefix(prefix): value
         for name, value in found[prefix].items()
-        if name.startswith(prefix) and isinstance(value, torch.Tensor)
+        if isinstance(name, str) and name.startswith(prefix) and isinstance(value, torch.Tensor)
     }
+    for name, number in DIMENSIONS.items():
+        if name in weights and weights[name].ndim != number:
+            raise ValueError(f"{path}: {prefix}{name} has {weights[name].ndim} dimensions, not {number}")
     return {name: value for name, value in weights.items() if not name.startswith(TRAINING_ONLY)}, config
+
+
+class _Callback:
+    """Stands in for callbacks of Lightning, whose state nobody needs here."""
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); download it again, or remove it") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: must hold an object of JSON; download it again, or remove it")
+    return config
+
+
+def _read_weights(path: Path):
+    """What a file of weights holds; nothing in it is executed."""
+    with path.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if not start:
+        raise ValueError(f"{path}: is empty; download it again")
+    if start == LFS_POINTER:
+        raise ValueError(f"{path}: is a pointer of git-lfs, not the weights themselves; get them with git lfs pull")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a readable safetensors file ({error}); download it again") from error
+    try:
+        with torch.serialization.safe_globals([(_Callback, name) for name in LIGHTNING_CALLBACKS]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file the unpickler raises whatever it stumbles over
+        # Not shown, and not in a traceback either: torch advises to load the file with all the code that it holds.
+        code = re.search(r"GLOBAL (\S+)", str(error))
+    if code:
+        raise ValueError(
+            f"{path}: cannot be read without running code that it holds ({code[1]}); where it came from, save its "
+            f"weights alone: torch.save(model.state_dict(), FILE)"
+        )
+    raise ValueError(f"{path}: was not written by torch.save, or is damaged; download it again")
 
 
 def _dictionaries(content) -> Iterator[dict]:
@@ -139,10 +184,13 @@ def convert_weights(
     else:
         make_config, model_class = vit_config, ImageViT
     try:
-        config = make_config(weights, their_config, image_size, num_frames)
+        model = model_class(make_config(weights, their_config, image_size, num_frames))
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]} is missing; without it the network's size is unknown") from error
-    model = model_class(config)
+    except IndexError as error:
+        raise ValueError(f"{path}: a weight of the encoder has too few dimensions") from error
+    except (ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{path}: {error}") from error
     if model_class is ImageViT:
         weights = resize_positions(weights, model)
     codes = weights.pop("quantize.embedding.weight", weights.pop("quantize._codebook.embed", None))
@@ -196,6 +244,8 @@ def vqgan_config(weights: StateDict, their_config: dict, image_size: int | None,
     if "quantize.embedding.weight" not in weights or latents != taken:
         raise ValueError("no codebook (quantize.embedding.weight): autoencoders without one have no token ids")
     levels = range(_count(weights, r"encoder\.down_blocks\.(\d+)\."))
+    if not levels:
+        raise ValueError("encoder.down: has no levels; without them the network's size is unknown")
     codes = weights["quantize.embedding.weight"]
     return ImageVQGANConfig(
         image_size=image_size or 256,
