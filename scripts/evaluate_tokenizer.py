@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from arguments import parse_args
 from transformers import AutoModel
 
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> dict:
     try:
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"{folder}: no tokenizer there; make it with train_tokenizer.py")
+        check_device(args.device)
         results = evaluate_tokenizer(
             AutoModel.from_pretrained(folder).eval().to(args.device),
             load_clips(args.dataset),
@@ -65,6 +67,14 @@ def main(argv: list[str] | None = None) -> dict:
         print(f"{name} was skipped: {reason}")
     print(f"all figures: {file}")
     return results
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError unless there is such a device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the second if torch was built without it
+        raise ValueError(f"device={name!r}: {str(error).splitlines()[0]}") from error
 
 
 if __name__ == "__main__":

@@ -159,6 +159,8 @@ def test_errors_of_texts():
     assert error["character_error"] == 1 / 4
     match = load_metric("exact_match").compute(predictions=["a", "b ", "żółw"], references=["a", "b", "żółw"])
     assert match["exact_match"] == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="exact_match: there are no texts"):
+        load_metric("exact_match").compute(predictions=[], references=[])
     # An empty text among others counts: what is said for it is too much.
     assert load_metric("word_error").compute(predictions=["x", "a"], references=["", "a"])["word_error"] == 1
     with pytest.raises(ValueError, match="references have no words"):

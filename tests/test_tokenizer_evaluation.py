@@ -164,3 +164,23 @@ def test_the_command_line(clips, tmp_path, capsys):
     assert saved == json_figures(results) and 0 < saved["nats_per_token"] < 10
     with pytest.raises(SystemExit, match="nowhere: no tokenizer there"):
         script.main([*words.split(), "--tokenizer", f"{tmp_path}/nowhere"])
+
+
+def test_wrong_values_are_named_before_anything_is_measured(clips, tmp_path):
+    image_tokenizer().save_pretrained(tmp_path / "image")
+    clips.save_to_disk(tmp_path / "clips")
+    (tmp_path / "wrong.pt").write_bytes(b"no network")
+    words = f"--dataset {tmp_path}/clips --tokenizer {tmp_path}/image --learnability_steps 0".split()
+    for name, value, message in (
+        ("batch_size", "0", "batch_size=0 must be at least 1"),
+        ("num_clips", "0", "num_clips=0 must be at least 1"),
+        ("num_clips", "-1", "num_clips=-1 must be at least 1"),
+        ("learnability_steps", "-1", "learnability_steps=-1 must be at least 0"),
+        ("feature_network", f"{tmp_path}/wrong.pt", "feature_network=.*wrong.pt': no TorchScript file can be read"),
+        ("feature_network", f"{tmp_path}/missing.pt", "feature_network=.*missing.pt': no TorchScript"),
+        ("device", "nonsense", "device='nonsense': "),
+        *([] if torch.cuda.is_available() else [("device", "cuda", "device='cuda': ")]),
+    ):
+        with pytest.raises(SystemExit, match=f"error: {message}") as caught:
+            script.main([*words, f"--{name}", value])
+        assert "\n" not in str(caught.value)

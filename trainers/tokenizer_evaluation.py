@@ -18,6 +18,7 @@ from dataset_scripts.tokenization import MEDIA_COLUMNS, _check_clips_fit, modali
 from tokenizers_4m import TokenizerContract
 from trainers.learnability import nats_per_token
 from trainers.metrics import load_metric
+from trainers.metrics.rfid.rfid import network_of
 
 # Clips of the split "train" whose tokens the model of the learnability measure sees.
 LEARNABILITY_CLIPS = 2000
@@ -84,9 +85,19 @@ def evaluate_tokenizer(
 
     Raises:
         ValueError: there is no such split, no clip in it has the modality, or clips have another length, number of
-            frames or sampling rate than the tokenizer takes: it would measure what it made of them.
+            frames or sampling rate than the tokenizer takes: it would measure what it made of them. Or a number is too
+            small, or `feature_network` cannot be read.
     """
+    for name, value, least in (
+        ("num_clips", num_clips, 1),
+        ("batch_size", batch_size, 1),
+        ("learnability_steps", learnability_steps, 0),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value} must be at least {least}")
     modality = tokenizer.modality
+    if modality == "image":
+        network_of(feature_network)  # else a wrong file is found out when all else is done
     rows = clips_of(clips, split, modality, num_clips)
     _check_clips_fit(DatasetDict({split: rows}), {modality: tokenizer})
     # Before anything is measured, so that nothing is lost if there is nothing to train on.

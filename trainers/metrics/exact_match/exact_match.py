@@ -19,5 +19,7 @@ class ExactMatch(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
+        if not len(references):
+            raise ValueError("exact_match: there are no texts")
         equal = [prediction == reference for prediction, reference in zip(predictions, references, strict=True)]
         return {"exact_match": sum(equal) / len(equal)}

@@ -41,6 +41,24 @@ class RandomConvolutions(nn.Module):
         return hidden.mean((2, 3))
 
 
+def network_of(feature_network):
+    """What `FrechetInceptionDistance` takes, and its name; see `RFID`.
+
+    Raises:
+        ValueError: a path is not that of a TorchScript file.
+    """
+    if feature_network is None:
+        return RandomConvolutions(), RandomConvolutions.name
+    if isinstance(feature_network, str):
+        try:
+            return torch.jit.load(feature_network, map_location="cpu").eval(), feature_network
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ValueError(f"feature_network={feature_network!r}: no TorchScript file can be read there") from error
+    if isinstance(feature_network, int):
+        return feature_network, f"Inception v3, layer of {feature_network} features"
+    return feature_network.eval(), getattr(feature_network, "name", type(feature_network).__name__)
+
+
 class RFID(evaluate.Metric):
     """Fréchet distance of features between two sets of pictures; less is better.
 
@@ -64,14 +82,7 @@ class RFID(evaluate.Metric):
         predictions, references = stack_pictures("rfid", predictions, references)
         if len(predictions) < 2:
             raise ValueError("rfid: needs two pictures or more")
-        if feature_network is None:
-            network, name = RandomConvolutions(), RandomConvolutions.name
-        elif isinstance(feature_network, str):
-            network, name = torch.jit.load(feature_network, map_location="cpu").eval(), feature_network
-        elif isinstance(feature_network, int):
-            network, name = feature_network, f"Inception v3, layer of {feature_network} features"
-        else:
-            network, name = feature_network.eval(), getattr(feature_network, "name", type(feature_network).__name__)
+        network, name = network_of(feature_network)
         metric = FrechetInceptionDistance(network, input_img_size=tuple(references.shape[1:]))
         for pictures, real in ((predictions, False), (references, True)):
             for batch in pictures.split(BATCH_SIZE):
