@@ -10,7 +10,7 @@ import numpy as np
 from arguments import field_value, fields_of, parse_args
 from datasets import Dataset, DatasetDict, Image, List
 from huggingface_hub.errors import StrictDataclassError
-from transformers import TrainingArguments, set_seed
+from transformers import IntervalStrategy, TrainingArguments, set_seed
 
 from dataset_scripts.prepare import load_clips
 from dataset_scripts.tokenization import MEDIA_COLUMNS, clips_with
@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None):
             description=__doc__,
             argv=argv,
         )
+        if field_value("output_dir", argv) is None:  # TrainingArguments has a default, which nobody would look for
+            raise ValueError("output_dir: say where the tokenizer goes")
         clips = load_clips(args.dataset)
         repo_id = create_repository(training)
         set_seed(training.seed)
@@ -93,8 +95,13 @@ def train_with_gradients(args, config_class, config_fields, training: TrainingAr
         some = clips["train"].shuffle(seed=training.seed).select(range(min(256, len(clips["train"]))))
         tokenizer.fit_normalisation(tokenizer.preprocess(list(some[column])))
 
-    trainer = fit(TokenizerTrainer, tokenizer, training, clips, ClipCollator(tokenizer))
     quantizer = getattr(tokenizer, "quantizer", None)
+    if quantizer is not None:
+        # Without a codebook nothing is lost to it, and the best checkpoint would be one of the warm-up.
+        training.eval_delay = max(training.eval_delay, quantizer.warmup_steps + 1)
+    if "validation" not in clips:
+        training.eval_strategy, training.load_best_model_at_end = IntervalStrategy.NO, False
+    trainer = fit(TokenizerTrainer, tokenizer, training, clips, ClipCollator(tokenizer))
     if quantizer is not None and int(quantizer.steps) <= quantizer.warmup_steps:
         raise ValueError(
             f"quantizer_warmup_steps={quantizer.warmup_steps}: training ended after {int(quantizer.steps)} of them, "

@@ -1,11 +1,14 @@
 """VQGAN's losses: what they measure, and that a training with them is resumed to the bit."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+import train_tokenizer
+import yaml
+from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resuming import Power, assert_equal, history
@@ -17,6 +20,9 @@ from dataset_scripts.tokenization import MEDIA_COLUMNS
 from trainers import ClipCollator, TokenizerTrainer, TokenizerTrainingArguments, fit
 from trainers.adversary import PatchDiscriminator, adaptive_weight
 from trainers.perceptual import LaplacianPyramidDistance, perceptual_distance
+
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "tokenizers").glob("*.yaml"))
 
 
 class PictureCollator:
@@ -179,3 +185,41 @@ def test_evaluations_leave_reconstructions_to_look_at(make, tmp_path):
         kind = {"audio": "audio", "text": "tensors"}[tokenizer.modality]
         shown = [tag for tag in tags[kind] if tag.startswith("reconstructions/")]
         assert len(shown) == 2 * 4 and "reconstructions/0/original" in shown[0]
+
+
+def test_where_the_tokenizer_goes_must_be_said():
+    with pytest.raises(SystemExit, match="output_dir: say where"):
+        train_tokenizer.main(["--dataset", "clips"])
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_shipped_trainings_are_looked_at_on_the_way(file):
+    fields = yaml.safe_load(file.read_text())
+    if "max_steps" not in fields:
+        return  # nothing is trained by gradients
+    assert fields["eval_strategy"] == "steps" and fields["max_steps"] >= 2 * fields["eval_steps"]
+    assert fields["eval_steps"] > fields.get("quantizer_warmup_steps", 0)
+    # With a discriminator, the loss that is evaluated rises where pictures begin to look right.
+    assert fields.get("load_best_model_at_end", False) == ("adversarial_weight" not in fields)
+    assert "adversarial_weight" in fields or fields["save_steps"] == fields["eval_steps"]
+
+
+def test_the_best_checkpoint_with_a_codebook_is_kept(tmp_path):
+    """The learning rate is much too high, so that training leads away from what is good."""
+    rows, out = make_clips(8), tmp_path / "out"
+    DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "clips")
+    words = "--tokenizer image --codebook_size 32 --block_out_channels 8 16 16 --quantizer_warmup_steps 2 "
+    words += "--max_steps 6 --save_steps 1 --eval_strategy steps --eval_steps 1 --load_best_model_at_end true "
+    words += "--learning_rate 0.3 --per_device_train_batch_size 4 --report_to none --use_cpu true --disable_tqdm true"
+    train_tokenizer.main([*words.split(), "--dataset", str(tmp_path / "clips"), "--output_dir", str(out)])
+    entries = history(out)
+    losses = {entry["step"]: entry["eval_loss"] for entry in reversed(entries) if "eval_loss" in entry}
+    assert sorted(losses) == [3, 4, 5, 6], "the warm-up is not evaluated"
+    best = min(losses, key=losses.get)
+    assert best < 6
+    kept, made = (load_file(path) for path in (out / f"training/checkpoint-{best}/model.safetensors", out / "model.safetensors"))
+    assert_equal(kept, made)
+
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "unchecked")
+    train_tokenizer.main([*words.split(), "--dataset", str(tmp_path / "unchecked"), "--output_dir", str(tmp_path / "b")])
+    assert (tmp_path / "b" / "model.safetensors").is_file()
