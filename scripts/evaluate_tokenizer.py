@@ -1,6 +1,6 @@
 """Measure a tokenizer: what it keeps, how it uses its codebook, how stable and how learnable its ids are, its speed.
 
-evaluate_tokenizer.py --tokenizer TOKENIZERS/image --dataset OUT
+evaluate_tokenizer.py --tokenizer TOKENIZERS/image --dataset OUT [--judge shapes_world|grid|FOLDER|FILE.py:Name]
 """
 
 import json
@@ -13,6 +13,7 @@ from transformers import AutoModel
 
 import tokenizers_4m  # noqa: F401  registers the tokenizers
 from dataset_scripts.prepare import load_clips
+from trainers.evaluation import load_judge
 from trainers.tokenizer_evaluation import evaluate_tokenizer, json_figures, load_recogniser, results_table
 
 RESULTS_FILE = "results.json"
@@ -34,6 +35,7 @@ class EvaluationArguments:
     recogniser: str | None = field(
         default=None, metadata={"help": "reads words from sound: grid, or FILE.py:Name for a class with transcribe"}
     )
+    judge: str | None = field(default=None, metadata={"help": "reads clips before and after: as of evaluate_model.py"})
     feature_network: str | None = field(
         default=None, metadata={"help": "TorchScript file for rFID; fixed random convolutions if not given"}
     )
@@ -56,6 +58,7 @@ def main(argv: list[str] | None = None) -> dict:
             learnability_steps=args.learnability_steps,
             recogniser=load_recogniser(args.recogniser) if args.recogniser else None,
             feature_network=args.feature_network,
+            judge=load_judge(args.judge) if args.judge else None,
         )
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error

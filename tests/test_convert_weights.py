@@ -258,7 +258,10 @@ def test_files_that_hold_no_tokenizer_are_named(tmp_path):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a pointer of git-lfs, .*git lfs pull"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "is a pointer of git-lfs, .*git lfs pull",
+        ),
         (b"404: Not Found\n", "was not written by torch.save, or is damaged"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "was not written by torch.save, or is damaged"),
         (b"\x80\x02}q\x00(K\x01K\x02h\x99u.", "was not written by torch.save, or is damaged"),

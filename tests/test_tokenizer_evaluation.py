@@ -93,6 +93,26 @@ def test_figures_of_sound(clips):
     assert {"stft_distance", "mel_distance", "si_sdr", "stable_under_noise"} <= set(results)
 
 
+class Sharp:
+    """Reads the name of a clip from pictures that are exactly those of the data, and nothing from others."""
+
+    def __init__(self, rows):
+        self.known = {np.stack(row["frames"]).tobytes(): row["clip_id"] for row in rows}
+
+    def truths(self, rows):
+        return [{"name": clip_id, "place": "here"} for clip_id in rows["clip_id"]]
+
+    def read(self, modality, media, sampling_rate=None):
+        assert modality == "image" and sampling_rate is None
+        return [{"name": self.known.get(np.stack(clip).tobytes()), "place": "here"} for clip in media]
+
+
+def test_a_judge_reads_clips_before_and_after(clips):
+    results = evaluate_tokenizer(image_tokenizer(), clips, learnability_steps=0, judge=Sharp(clips["train"]))
+    assert results["judged_right_on_real"] == 1
+    assert results["judged_right"] == results["judged_relative"] == 0.5, "every place, and no name"
+
+
 def test_several_codebooks_count_apart():
     tokenizer = audio_tokenizer(codebook_size=4)
     steps = tokenizer.config.num_steps
@@ -179,6 +199,7 @@ def test_wrong_values_are_named_before_anything_is_measured(clips, tmp_path):
         ("feature_network", f"{tmp_path}/wrong.pt", "feature_network=.*wrong.pt': no TorchScript file can be read"),
         ("feature_network", f"{tmp_path}/missing.pt", "feature_network=.*missing.pt': no TorchScript"),
         ("device", "nonsense", "device='nonsense': "),
+        ("judge", "nobody", "judge 'nobody': give"),
         *([] if torch.cuda.is_available() else [("device", "cuda", "device='cuda': ")]),
     ):
         with pytest.raises(SystemExit, match=f"error: {message}") as caught:

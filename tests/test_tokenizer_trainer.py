@@ -21,7 +21,6 @@ from trainers import ClipCollator, TokenizerTrainer, TokenizerTrainingArguments,
 from trainers.adversary import PatchDiscriminator, adaptive_weight
 from trainers.perceptual import LaplacianPyramidDistance, perceptual_distance
 
-
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "tokenizers").glob("*.yaml"))
 
 
@@ -217,9 +216,13 @@ def test_the_best_checkpoint_with_a_codebook_is_kept(tmp_path):
     assert sorted(losses) == [3, 4, 5, 6], "the warm-up is not evaluated"
     best = min(losses, key=losses.get)
     assert best < 6
-    kept, made = (load_file(path) for path in (out / f"training/checkpoint-{best}/model.safetensors", out / "model.safetensors"))
+    kept, made = (
+        load_file(path) for path in (out / f"training/checkpoint-{best}/model.safetensors", out / "model.safetensors")
+    )
     assert_equal(kept, made)
 
     DatasetDict({"train": rows}).save_to_disk(tmp_path / "unchecked")
-    train_tokenizer.main([*words.split(), "--dataset", str(tmp_path / "unchecked"), "--output_dir", str(tmp_path / "b")])
+    train_tokenizer.main(
+        [*words.split(), "--dataset", str(tmp_path / "unchecked"), "--output_dir", str(tmp_path / "b")]
+    )
     assert (tmp_path / "b" / "model.safetensors").is_file()

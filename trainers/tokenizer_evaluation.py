@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS, _check_clips_fit, modalities_of
 from tokenizers_4m import TokenizerContract
+from trainers.evaluation.judges import right_attributes, truths_of
 from trainers.learnability import nats_per_token
 from trainers.metrics import load_metric
 from trainers.metrics.rfid.rfid import network_of
@@ -42,6 +43,9 @@ MEASURES = {
     "character_error": ("character error", "{:.2%}"),
     "word_error": ("word error", "{:.1%}"),
     "word_error_on_real": ("word error on real clips", "{:.1%}"),
+    "judged_right": ("judged right", "{:.1%}"),
+    "judged_right_on_real": ("judged right, real clips", "{:.1%}"),
+    "judged_relative": ("judged right, relative to real clips", "{:.1%}"),
     "codebook_use": ("codebook entries used", "{:.1%}"),
     "perplexity": ("codebook perplexity", "{:.1f}"),
     "stable_under_shift": ("ids kept under a shift", "{:.1%}"),
@@ -64,6 +68,7 @@ def evaluate_tokenizer(
     learnability_steps: int = 300,
     recogniser=None,
     feature_network: str | None = None,
+    judge=None,
 ) -> dict:
     """Measure a tokenizer on the clips of a split that have its modality.
 
@@ -75,6 +80,7 @@ def evaluate_tokenizer(
             is measured on `split`; 0 leaves it out.
         recogniser: reads words from sound: `transcribe(waveforms, sampling_rate) -> list of strings`.
         feature_network: of rFID, see `trainers.metrics.rfid`.
+        judge: reads attributes of clips before and after, see `trainers.evaluation.judges`.
 
     Returns:
         The figures of `MEASURES` that the modality has, and `modality`, `model_type`, `fingerprint`, `split`,
@@ -102,6 +108,7 @@ def evaluate_tokenizer(
     _check_clips_fit(DatasetDict({split: rows}), {modality: tokenizer})
     # Before anything is measured, so that nothing is lost if there is nothing to train on.
     training = clips_of(clips, "train", modality, LEARNABILITY_CLIPS) if learnability_steps else None
+    truths = None if judge is None else truths_of(judge, rows)
     token_ids, valid_mask, originals, reconstructions, seconds = _round_trip(tokenizer, rows, batch_size)
     config, per_clip = tokenizer.config, float(valid_mask.sum(1).float().mean())
     results = {
@@ -124,6 +131,8 @@ def evaluate_tokenizer(
     results |= _reconstruction(tokenizer, originals, reconstructions, feature_network)
     if modality == "audio" and recogniser is not None:
         results |= _word_errors(recogniser, rows["text"], originals, reconstructions, config.sampling_rate)
+    if judge is not None:
+        results |= _judged(judge, tokenizer, truths, originals, reconstructions)
     if modality != "text":
         results |= _stability(tokenizer, rows, batch_size, token_ids)
     if learnability_steps:
@@ -292,6 +301,17 @@ def _word_errors(recogniser, texts: list[str], originals: list, reconstructions:
         references = [texts[index] for index in spoken]
         results[name] = load_metric("word_error").compute(predictions=heard, references=references)["word_error"]
     return results
+
+
+def _judged(judge, tokenizer: TokenizerContract, truths: list, originals: list, reconstructions: list) -> dict:
+    """Share of attributes that the judge reads as they truly are, after decoding and on real clips."""
+    sampling_rate = getattr(tokenizer.config, "sampling_rate", None)
+    decoded, real = (
+        float(right_attributes(judge, tokenizer.modality, media, sampling_rate, truths).mean())
+        for media in (reconstructions, originals)
+    )
+    relative = decoded / real if real else math.nan
+    return {"judged_right": decoded, "judged_right_on_real": real, "judged_relative": relative}
 
 
 @torch.inference_mode()

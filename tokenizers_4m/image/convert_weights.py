@@ -70,8 +70,8 @@ def read_state_dict(path: str | Path, prefix: str | None = None) -> tuple[StateD
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: if what is there cannot be read, or has no weights of a known tokenizer, or has those of several and
-            no `prefix` says which.
+        ValueError: if what is there cannot be read, or has no weights of a known tokenizer, or has those of several
+            and no `prefix` says which.
     """
     path, config = Path(path), {}
     if path.is_dir():

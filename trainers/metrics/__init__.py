@@ -2,8 +2,8 @@
 
 Each lies in a folder of its own, where `evaluate.load("trainers/metrics/psnr")` finds it without a network.
 `load_metric("psnr")` does the same from anywhere. Most share code with the rest of the project, so it must be
-importable: installed (`pip install -e .`) or on PYTHONPATH. Where it is not, `evaluate` asks to `pip install trainers`;
-do not, no package of that name on PyPI is ours.
+importable: installed (`pip install -e .`) or on PYTHONPATH. Where it is not, `evaluate` asks to
+`pip install trainers`; do not, no package of that name on PyPI is ours.
 """
 
 from pathlib import Path
