@@ -18,7 +18,8 @@ class TextTokenizerConfig(TokenizerConfig4M):
         max_tokens: token ids per clip, begin and end included; longer texts are cut, shorter ones padded.
         lowercase: fold case before tokenizing.
         num_sentinels: ids to stand for masked spans of a text, as in T5 (Raffel et al. 2020, arXiv:1910.10683). They
-            follow the three below, are no part of what `encode` gives, and `decode` drops them.
+            follow the three below, are no part of what `encode` gives, and `decode` drops them. For models that are
+            trained as T5; nano4M's masking needs none, as positions tell where tokens are missing.
         pad_token_id, bos_token_id, eos_token_id: fill, begin and end of text.
     """
 
