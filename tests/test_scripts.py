@@ -190,6 +190,34 @@ def test_an_evaluation_reports_and_resumes(folder, tmp_path, capsys):
     assert set(less["sweep"]) == {"image", "audio"}, "that of texts was made with other steps"
 
 
+def test_better_settings_become_the_models_own_and_are_not_searched_again(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    searched = []
+
+    def sweep_target(pipe, clips, target, **options):
+        searched.append(target)
+        own = {"guidance_scale": 1.0, "temperature": 1.0, "num_inference_steps": 8}
+        best = {**own, "temperature": 0.5} if target == "image" else own
+        points = [
+            {"direction": f"text_to_{target}", "stage": "steps", "quality": 1.0, "seconds_per_sample": 1.0, **own}
+        ]
+        return {"measure": "accuracy", "own": own, "best": best, "kept": {"top_p": 0.9}, "points": points}
+
+    monkeypatch.setattr("evaluate_model.sweep_target", sweep_target)
+    words = (
+        f"--model {tmp_path}/model --dataset {folder}/data --output_dir {tmp_path} --num_samples 2 --num_candidates 0"
+    )
+    words += " --directions text_to_image text_to_audio --sweep --save_best"
+    for _ in range(2):
+        evaluate_model(words.split())
+        assert searched == ["audio", "image"]
+        own = Nano4MPipeline.from_pretrained(tmp_path / "model").model.modality_defaults
+        assert own["image"]["temperature"] == 0.5 and "audio" not in own, "what is not better is not saved"
+    page = (tmp_path / "results.html").read_text()
+    assert "which are the model&#39;s own" in page or "which are the model's own" in page
+    assert "top p 0.9" in page
+
+
 def test_settings_are_not_saved_in_a_model_of_the_hub(folder):
     words = f"--model me/mine --dataset {folder}/data --output_dir out --sweep --save_best".split()
     with pytest.raises(SystemExit, match="save_best: there is no folder me/mine on this machine"):
