@@ -425,6 +425,24 @@ def test_rows_whose_truth_is_not_known_are_left_out_of_what_is_judged(pipe):
         load_clips(pipe, make_rows(6), Ignorant())
 
 
+def test_words_that_a_judge_hears_give_a_word_error(pipe):
+    class Listener(WordJudge):
+        reads_words = True
+
+        def truths(self, rows):
+            return [dict(zip("abc", text.split()[:3], strict=True)) for text in rows["text"]]
+
+        def read(self, modality, media, sampling_rate=None):
+            return [{"a": "a", "b": "red"} if modality == "audio" else {}] * len(media)
+
+    clips = load_clips(pipe, make_rows(4), Listener())
+    result, _, _ = evaluate_direction(pipe, clips, Direction(("image",), "audio"), num_candidates=0)
+    right = np.mean([[text.split()[0] == "a", text.split()[1] == "red", False] for text in clips.media["text"]])
+    assert result["word_error"] == pytest.approx(1 - right) and "WER" in table({"image_to_audio": result})
+    result, _, _ = evaluate_direction(pipe, clips, Direction(("audio",), "text"), num_candidates=0)
+    assert "accuracy" not in result and "character_error" in result, "of texts all words count, not what a judge reads"
+
+
 def test_sounds_count_only_as_far_as_they_last(pipe):
     config = pipe.audio_tokenizer.config
     lasting = sounding(config, np.array([0.25, 0.5])).numpy()

@@ -152,11 +152,9 @@ def generation_quality(
             result.setdefault("by_clip", {**correct, "numbers": numbers.tolist()})
         among_made, among_true = text_distances(media), text_distances(true)
     else:
-        size, seconds = media[0][0].size if target == "image" else None, clips.seconds[numbers]
-        made, wanted = (
-            features(target, media, rate, size, seconds),
-            features(target, true, clips.sampling_rate, size, seconds),
-        )
+        size, ends = media[0][0].size if target == "image" else None, clips.seconds[numbers]
+        made = features(target, media, rate, size, ends)
+        wanted = features(target, true, clips.sampling_rate, size, ends)
         among_made, among_true = distances(target, made, made), distances(target, wanted, wanted)
         if direction.conditions and rate in (None, clips.sampling_rate):
             closer = closer_to_true(distances(target, made, wanted), groups)

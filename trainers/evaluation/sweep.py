@@ -52,7 +52,7 @@ def sweep_target(
     if not chosen:
         raise ValueError(f"no clip to choose settings by has {target} and another modality")
     num_tokens = pipe.model.config.num_tokens_of(target)
-    own = own_settings(pipe, target)
+    own = own_sampling(pipe, target)
     # Guidance and temperature are chosen with the model's own number.
     steps = sorted({own["num_inference_steps"], *(number for number in steps if number <= num_tokens)})
     points: list[dict] = []
@@ -104,7 +104,7 @@ def sweep_target(
     }
 
 
-def own_settings(pipe: Nano4MPipeline, target: str) -> dict:
+def own_sampling(pipe: Nano4MPipeline, target: str) -> dict:
     """The model's own `guidance_scale`, `temperature` and `num_inference_steps` for a target."""
     own = pipe.model.modality_defaults.get(target, {})
     left_to_right = pipe.model.config.modalities[target].get("order") == "left_to_right"
