@@ -79,7 +79,10 @@ def main(argv: list[str] | None = None) -> None:
         direction: evaluate_direction(pipe, held_out, direction, num_candidates=0) for direction in directions((1,))
     }
     minutes = (time.perf_counter() - started) / 60
-    scores = {direction.name: result for direction, (result, _, _) in evaluated.items()}
+    scores = {
+        direction.name: {name: value for name, value in result.items() if name != "by_clip"}
+        for direction, (result, _, _) in evaluated.items()
+    }
     summary = {"split": "validation", "clips": len(held_out), "directions": scores}
     (out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(table(scores))
