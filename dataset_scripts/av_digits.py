@@ -20,6 +20,7 @@ import io
 import json
 import os
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,15 +39,16 @@ SAMPLING_RATE = 8_000  # Hz, of FSDD
 MNIST_HUB, FSDD_HUB = "ylecun/mnist", "mteb/free-spoken-digit-dataset"
 ROWS_PER_PART = 32  # so that a shard, 32 parts, is about 1,000 rows
 RECORDING_NAME = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
+# "{a digit}" is the digit's word after the article that fits it.
 CAPTIONS = (
     "{digit}",
     "the digit {digit}",
-    "a {digit}",
-    "this is a {digit}",
+    "{a digit}",
+    "this is {a digit}",
     "the number {digit}",
     "here is the number {digit}",
     "somebody says {digit}",
-    "a {digit} written by hand",
+    "{a digit} written by hand",
 )
 
 
@@ -62,7 +64,7 @@ class AVDigitsConfig(datasets.BuilderConfig):
             ones vary it (see `augment`).
         augment: vary pictures (turned, scaled, moved) and recordings (speed and pitch, beginning) of
             training rows beyond the first use. Pictures and recordings of validation are always as they are.
-        num_validation_recordings: so many of the lowest indices, of each digit and speaker, are for validation.
+        num_validation_recordings: so many of each digit and speaker, of the lowest indices, are for validation.
         unseen_speaker: leave this speaker out of training; the validation rows then have nobody else.
         seed: of pairing, captions and variations.
 
@@ -114,7 +116,7 @@ class AVDigits(datasets.GeneratorBasedBuilder):
     `clip_id` is "{split}/{number}", `video` names picture and recording, "mnist/train/17+3_theo_12.wav".
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = AVDigitsConfig
     DEFAULT_WRITER_BATCH_SIZE = 500
 
@@ -137,13 +139,13 @@ class AVDigits(datasets.GeneratorBasedBuilder):
     scanned_folder = source_folder
 
     def fingerprint(self) -> str:
-        """Changes with the settings, the version and names and sizes of the source files."""
+        """Changes with the settings, the version and names and contents of the source files."""
         folder = self.source_folder()
         settings = dataclasses.asdict(self.config)
         for name in ("data_dir", "data_files", "description", "version"):
             settings.pop(name)
         files = sorted((folder / "mnist").iterdir()) + sorted((folder / "fsdd").iterdir()) if folder else []
-        state = [(path.name, path.stat().st_size) for path in files] or [MNIST_HUB, FSDD_HUB]
+        state = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files] or [MNIST_HUB, FSDD_HUB]
         content = json.dumps([type(self).__name__, str(self.config.version), settings, state], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -164,12 +166,10 @@ class AVDigits(datasets.GeneratorBasedBuilder):
         folder = self.source_folder()
         recordings = read_recordings(folder / "fsdd") if folder else recordings_of_hub()
         generators = []
-        lowest = sorted({r.index for r in recordings})[: self.config.num_validation_recordings]
+        held_out = self._held_out(recordings)
         for split in SPLITS:
             images, labels = read_mnist(folder / "mnist", split) if folder else mnist_of_hub(split)
-            unseen, is_validation = self.config.unseen_speaker, split == "validation"
-            held_out = [r.index in lowest if unseen is None else r.speaker == unseen for r in recordings]
-            chosen = [r for r, out in zip(recordings, held_out, strict=True) if out == is_validation]
+            chosen = [r for r in recordings if (r.name in held_out) == (split == "validation")]
             for what, present in (("picture", set(labels.tolist())), ("recording", {r.digit for r in chosen})):
                 if missing := set(range(10)) - present:
                     raise ValueError(f"the split {split} has no {what} of the digits {sorted(missing)}")
@@ -188,6 +188,22 @@ class AVDigits(datasets.GeneratorBasedBuilder):
             }
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         return generators
+
+    def _held_out(self, recordings: list[Recording]) -> set[str]:
+        """The names of the recordings that are for validation.
+
+        Raises:
+            ValueError: nobody is called `unseen_speaker`.
+        """
+        unseen, speakers = self.config.unseen_speaker, {r.speaker for r in recordings}
+        if unseen is not None:
+            if unseen not in speakers:
+                raise ValueError(f"unseen_speaker: there is no {unseen!r}; known are {', '.join(sorted(speakers))}")
+            return {r.name for r in recordings if r.speaker == unseen}
+        groups = defaultdict(list)
+        for recording in sorted(recordings, key=lambda recording: recording.index):
+            groups[recording.digit, recording.speaker].append(recording.name)
+        return {name for names in groups.values() for name in names[: self.config.num_validation_recordings]}
 
     def _pairs(self, split: str, labels: np.ndarray, digits: np.ndarray) -> np.ndarray:
         """Picture, recording, and whether either has been used before, of each row of a split, `(rows, 4)` int64."""
@@ -230,11 +246,17 @@ class AVDigits(datasets.GeneratorBasedBuilder):
                     "audio": sound,
                     "audio_valid": valid,
                     "sampling_rate": SAMPLING_RATE,
-                    "text": CAPTIONS[draw.integers(len(CAPTIONS))].format(digit=DIGITS[digit]),
+                    "text": caption(DIGITS[digit], draw),
                     "label": digit,
                     "speaker": recording.speaker,
                 },
             )
+
+
+def caption(word: str, draw: np.random.Generator) -> str:
+    """A sentence about a digit, one of `CAPTIONS`."""
+    with_article = f"an {word}" if word == "eight" else f"a {word}"
+    return CAPTIONS[draw.integers(len(CAPTIONS))].format_map({"digit": word, "a digit": with_article})
 
 
 def _walk(members: np.ndarray, number: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,12 @@ def expand_yaml(argv: list[str]) -> list[str]:
     """Replace a leading YAML file by the `--field value` words that it stands for."""
     if not argv or argv[0].startswith("-"):
         return list(argv)
-    path = Path(argv[0])
+    return words_of(read_yaml(argv[0])) + list(argv[1:])
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The fields of a configuration file; ValueError if it is none."""
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such configuration file")
     try:
@@ -45,14 +50,17 @@ def expand_yaml(argv: list[str]) -> list[str]:
         raise ValueError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: must hold `field: value` lines")
+    return fields
+
+
+def words_of(fields: dict) -> list[str]:
+    """`{"name": value}` as `--name value`, leaving out what is None."""
     words = []
     for name, value in fields.items():
-        if value is None:
-            continue
-        words.append(f"--{name}")
-        items = value if isinstance(value, list) else [value]
-        words += [json.dumps(item) if isinstance(item, dict) else str(item) for item in items]
-    return words + list(argv[1:])
+        if value is not None:
+            items = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)]
+    return words
 
 
 def field_value(name: str, argv: list[str]) -> str | None:

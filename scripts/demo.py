@@ -11,19 +11,19 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import prepare_dataset
-import run_training
-import tokenize_dataset
 import torch
-import train_tokenizer
 from arguments import parse_args
+from datasets import DatasetDict
 from report import write_report
-from stages import attention, precision, stage, title
+from stages import make_model, title, write_at_once
 
+from dataset_scripts.tokenization import modalities_of
 from modeling_nano4m import Nano4MPipeline
-from tokenizers_4m import MODALITIES
 from trainers.evaluation import ShapesWorldJudge, choose_rows, directions, evaluate_direction, load_clips, table
 
+NUM_SCORED = 200  # clips
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 # What --fast makes smaller: enough to see every stage work, not enough to learn much.
@@ -54,60 +54,54 @@ def main(argv: list[str] | None = None) -> None:
     own_world = args.data_dir is None
     recipe = "shapes" if own_world else "video"
 
-    title("1/6 data")
     source = ["--builder", "shapes_world", "--data_dir", str(out / "videos"), *extra["data"]]
     if not own_world:
         source = ["--builder", "video_clips", "--data_dir", args.data_dir, "--num_frames", "4", "--image_size", "64"]
-    clips = prepare_dataset.main([*source, "--output_dir", str(out / "data"), "--num_proc", "2"])
-    data = {split: rows._fingerprint for split, rows in clips.items()}
+    source += ["--output_dir", str(out / "data"), "--num_proc", "2"]
+    tokenizers = {
+        modality: [str(CONFIGS / "tokenizers" / f"{modality}_{recipe}.yaml"), *extra[modality]]
+        for modality in ("image", "audio", "text")
+    }
+    model = [str(CONFIGS / "nano4m" / f"{recipe}.yaml"), *extra["model"]]
+    clips = make_model(out, lambda: prepare(source), tokenizers, model)
 
-    title("2/6 tokenizers")
-    for modality in ("image", "audio", "text"):
-        words = [str(CONFIGS / "tokenizers" / f"{modality}_{recipe}.yaml"), "--dataset", str(out / "data")]
-        words += ["--output_dir", str(out / "tokenizers" / modality), *extra[modality]]
-        if modality != "text":
-            words += precision()
-        identity = [extra[modality], Path(words[0]).read_text(), data]
-        stage(out / "tokenizers" / modality, identity, train_tokenizer.main, words)
-
-    title("3/6 tokens")
-    tokenizers = ["--tokenizers", str(out / "tokenizers")]
-    tokens = tokenize_dataset.main(["--dataset", str(out / "data"), *tokenizers, "--output_dir", str(out / "tokens")])
-
-    title("4/6 nano4M")
-    words = [str(CONFIGS / "nano4m" / f"{recipe}.yaml"), "--dataset", str(out / "tokens")]
-    words += [*tokenizers, "--output_dir", str(out / "model"), *extra["model"], *precision(), *attention()]
-    ids = {split: rows._fingerprint for split, rows in tokens.items()}
-    identity = [extra["model"], Path(words[0]).read_text(), ids]
-    stage(out / "model", identity, run_training.main, words)
-
-    title("5/6 scores on clips not trained on")
-    finished = out / "stage.json"
-    identity = json.loads(json.dumps(identity))
-    if finished.exists() and json.loads(finished.read_text()) == identity and (out / "report.html").exists():
+    title("5/5 scores on clips not trained on")
+    finished, made_from = out / "stage.json", (out / "model" / "stage.json").read_text()
+    if finished.exists() and finished.read_text() == made_from and (out / "report.html").exists():
         print(table(json.loads((out / "scores.json").read_text())["directions"]))
         print(f"{out / 'report.html'}: already there")
         return
     pipe = Nano4MPipeline.from_pretrained(out / "model").to("cuda" if torch.cuda.is_available() else "cpu")
-    split = "validation" if "validation" in clips else "train"
     judge = ShapesWorldJudge() if own_world else None
-    held_out = load_clips(pipe, choose_rows(clips[split], 200), judge)
-    if not len(held_out.having(MODALITIES)):
-        raise SystemExit(f"error: no clip of the {split} split has frames, sound and text, which scoring compares")
+    held_out = load_clips(pipe, choose_rows(clips["validation"], NUM_SCORED), judge)
     # Retrieval and directions with other numbers of conditions take longer: scripts/evaluate_model.py has them.
     evaluated = {
         direction: evaluate_direction(pipe, held_out, direction, num_candidates=0) for direction in directions((1,))
     }
     minutes = (time.perf_counter() - started) / 60
-    scores = {direction.name: result for direction, (result, _, _) in evaluated.items()}
-    summary = {"split": split, "clips": len(held_out), "directions": scores}
+    scores = {
+        direction.name: {name: value for name, value in result.items() if name != "by_clip"}
+        for direction, (result, _, _) in evaluated.items()
+    }
+    summary = {"split": "validation", "clips": len(held_out), "directions": scores}
     (out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(table(scores))
 
-    title("6/6 report")
     write_report(out, pipe, held_out, evaluated, summary, minutes)
-    finished.write_text(json.dumps(identity))
+    write_at_once(finished, made_from)
     print(f"{out / 'report.html'}  ({minutes:.1f} minutes)")
+
+
+def prepare(words: list[str]) -> DatasetDict:
+    """The clips; SystemExit if they cannot be scored in the end, so that no training is in vain."""
+    clips = prepare_dataset.main(words)
+    scored = choose_rows(clips["validation"], NUM_SCORED) if "validation" in clips else clips["train"].select([])
+    if not np.logical_and.reduce(list(modalities_of(scored).values())).any():
+        raise SystemExit(
+            "error: no clip for validation has pictures, sound and text, which the scores need; add videos, or leave "
+            "out the scores and run the scripts of the stages one by one"
+        )
+    return clips
 
 
 if __name__ == "__main__":

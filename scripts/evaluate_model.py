@@ -7,6 +7,7 @@ Writes RESULTS/results.json after every direction, so that an interrupted run go
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,27 +22,32 @@ from trainers.evaluation import (
     check_split,
     choose_rows,
     directions,
+    divide_rows,
     evaluate_direction,
     fingerprint,
+    gain_lines,
+    gains,
+    groups_of,
+    judge_identity,
     load_clips,
     load_judge,
+    local_folder,
     sample_rows,
     save_best,
     sweep_target,
     table,
-    tuning_rows,
     write_page,
 )
 
 
 @dataclass
 class EvaluateArguments:
-    model: str = field(metadata={"help": "pipeline folder, the MODEL of run_training.py"})
+    model: str = field(metadata={"help": "pipeline folder, the MODEL of run_training.py, or USER/NAME of the Hub"})
     dataset: str = field(metadata={"help": "clips, the OUT of prepare_dataset.py"})
     output_dir: str = field(metadata={"help": "where results.json and results.html go"})
     judge: str | None = field(
         default=None,
-        metadata={"help": "shapes_world, grid, the folder of an AVDigitsJudge, or FILE.py:Name for your own"},
+        metadata={"help": "shapes_world, grid, folder or USER/NAME of an AVDigitsJudge, or FILE.py:Name for your own"},
     )
     split: str = field(default="validation", metadata={"help": "of the clips"})
     allow_training_split: bool = field(default=False, metadata={"help": "also if the model was trained on it"})
@@ -53,7 +59,15 @@ class EvaluateArguments:
     num_candidates: int = field(default=200, metadata={"help": "clips among which to retrieve; 0 leaves it out"})
     batch_size: int = field(default=64, metadata={"help": "samples at once"})
     seed: int = field(default=0, metadata={"help": "of the choice of clips, generation, shuffling and bootstrap"})
-    sweep: bool = field(default=False, metadata={"help": "try guidance, temperatures and steps on other clips first"})
+    noise_db: float | None = field(
+        default=None, metadata={"help": "white noise on sounds that are conditions: signal to noise, dB"}
+    )
+    sweep: bool = field(
+        default=False,
+        metadata={
+            "help": "first try guidance, temperatures and steps on clips that share no source with those reported"
+        },
+    )
     sweep_samples: int = field(default=100, metadata={"help": "clips to try them on"})
     sweep_guidance: list[float] = field(default_factory=lambda: [1.0, 1.5, 2.0, 3.0])
     sweep_temperatures: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.85, 1.0])
@@ -80,27 +94,35 @@ def evaluate(args: EvaluateArguments) -> dict:
             raise ValueError(f"{name}: must be at least 1")
     if args.save_best and not args.sweep:
         raise ValueError("save_best: there is nothing to save without --sweep")
+    if args.save_best and not Path(args.model).is_dir():
+        raise ValueError(f"save_best: there is no folder {args.model} on this machine to save settings in")
     data = load_prepared(args.dataset)
-    known = check_split(args.model, data, args.split, args.allow_training_split)
-    judge = load_judge(args.judge) if args.judge else None
-    pipe = Nano4MPipeline.from_pretrained(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = choose_rows(data[args.split], args.num_samples, args.seed)
-    print(f"{len(rows)} clips of the {args.split} split; {known}")
+    model, judge_name = local_folder(args.model), args.judge and local_folder(args.judge)
+    known = check_split(model, data, args.split, args.allow_training_split)
+    judge = load_judge(judge_name) if judge_name else None
+    pipe = Nano4MPipeline.from_pretrained(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    if args.sweep:
+        rows, tuning = divide_rows(data[args.split], args.num_samples, args.sweep_samples, args.seed)
+    else:
+        rows, tuning = choose_rows(data[args.split], args.num_samples, args.seed), None
+    num_sources = len(set(groups_of(rows["video"])))
+    print(f"{len(rows)} clips of {num_sources} sources, of the {args.split} split; {known}")
 
     out = Path(args.output_dir)
     identity = {
-        "model": fingerprint(args.model),
-        "data": data[args.split]._fingerprint,
-        "judge": None if judge is None else [args.judge, fingerprint(args.judge.rpartition(":")[0] or args.judge)],
-        **{name: getattr(args, name) for name in ("split", "num_samples", "num_candidates", "seed")},
+        "model": fingerprint(model),
+        "data": rows._fingerprint,
+        "judge": judge_name and judge_identity(judge_name),
+        **{name: getattr(args, name) for name in ("split", "num_candidates", "noise_db", "seed")},
     }
     results = Results(out / "results.json", identity)
-    results.values["about"] = {"clips": len(rows), "known": known, "judge": args.judge}
+    # Wherever it lies, a judge is told by its name.
+    about = {"clips": len(rows), "sources": num_sources, "known": known, "judge": args.judge and Path(args.judge).name}
+    results.values["about"] = about
+    load = partial(load_clips, pipe, judge=judge, batch_size=args.batch_size, noise_db=args.noise_db, seed=args.seed)
     if args.sweep:
-        best = sweep(args, pipe, data, rows, judge, results, [direction.target for direction in chosen])
-        if args.save_best:
-            save_best(pipe, best, args.model)
-    clips = load_clips(pipe, rows, judge, args.batch_size)
+        sweep(args, pipe, tuning, load(tuning), results, {direction.target for direction in chosen})
+    clips = load(rows)
     samples = out / "samples"
     for direction in tqdm(chosen, desc="directions"):
         settings = own_settings(pipe, direction.target)
@@ -116,8 +138,11 @@ def evaluate(args: EvaluateArguments) -> dict:
         results.put("directions", direction.name, settings, result)
     # Of former runs only what was made with today's settings is shown.
     results.keep("directions", {d.name: own_settings(pipe, d.target) for d in directions()})
+    results.values["gains"] = gains(results.values["directions"], clips.groups, args.seed)
+    results.save()
     print(table(results.values["directions"]))
-    page = write_page(out / "results.html", results.values, samples, args.model)
+    print(gain_lines(results.values["gains"]), end="\n" if results.values["gains"] else "")
+    page = write_page(out / "results.html", results.values, samples, model)
     print(f"{results.path}, {page}")
     return results.values
 
@@ -128,33 +153,34 @@ def own_settings(pipe: Nano4MPipeline, target: str) -> dict:
     return {"scheduler": scheduler, **pipe.model.modality_defaults.get(target, {})}
 
 
-def sweep(
-    args: EvaluateArguments, pipe: Nano4MPipeline, data, reported, judge, results: Results, targets: list[str]
-) -> dict[str, dict]:
-    """The best settings of those targets that clips have, from clips that are not reported on."""
-    rows, phrase = tuning_rows(data, args.split, reported, args.sweep_samples, args.seed)
+def sweep(args: EvaluateArguments, pipe: Nano4MPipeline, rows, clips, results: Results, targets: set[str]) -> None:
+    """The best settings of those targets that clips have; made the model's own if asked to and better than those."""
+    phrase = f"{len(rows)} clips of {len(set(clips.groups))} other sources, of the {args.split} split"
     print(f"settings are chosen by {phrase}")
     grids = {
         "guidance_scales": args.sweep_guidance,
         "temperatures": args.sweep_temperatures,
         "steps": args.sweep_steps,
     }
-    clips = load_clips(pipe, rows, judge, args.batch_size)
-    best = {}
-    for target in sorted(set(targets)):
+
+    def made_with(target: str) -> dict:
+        return {**grids, "clips": rows._fingerprint, "own": own_settings(pipe, target)}
+
+    results.keep("sweep", {name: made_with(name) for name in MODALITIES})
+    for target in sorted(targets):
         if not any(len(clips.having((target, other))) for other in MODALITIES if other != target):
             print(f"{target}: no clip has it and another modality, its settings stay as they are")
             continue
-        # What is swept must not be in it: it changes when the best is saved.
-        own = {k: v for k, v in own_settings(pipe, target).items() if k in ("scheduler", "top_k", "top_p", "min_p")}
-        made_with = {**grids, "clips": rows._fingerprint, "own": own}
-        part = results.get("sweep", target, made_with)
+        part = results.get("sweep", target, made_with(target))
         if part is None:
             part = sweep_target(pipe, clips, target, **grids, batch_size=args.batch_size, seed=args.seed)
-            part = results.put("sweep", target, made_with, {"clips": phrase, **part})
-        best[target] = part["best"]
-        print(f"{target}: {json.dumps(best[target])}")
-    return best
+            part = results.put("sweep", target, made_with(target), {"clips": phrase, **part})
+        better = part["best"] != part["own"]
+        print(f"{target}: {json.dumps(part['best'])}{'' if better else ', as it is'}; kept {json.dumps(part['kept'])}")
+        if better and args.save_best:
+            save_best(pipe, {target: part["best"]}, args.model)
+            # They were among those tried, so it need not be tried again from there.
+            results.put("sweep", target, made_with(target), part)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,13 @@ class PrepareArguments:
     unseen_speaker: str | None = field(
         default=None, metadata={"help": "av_digits: only in validation, not in training"}
     )
+    num_validation_recordings: int | None = field(
+        default=None, metadata={"help": "av_digits: so many of each digit and speaker are for validation"}
+    )
+    augment: bool | None = field(
+        default=None, metadata={"help": "av_digits: vary pictures and recordings of training; true if not given"}
+    )
+    seed: int | None = field(default=None, metadata={"help": "shapes_world, av_digits: of what is drawn"})
     num_proc: int | None = field(default=None, metadata={"help": "processes"})
     parquet: bool = field(default=False, metadata={"help": "write Parquet files, which datasets can stream"})
     push_to_hub: bool = field(default=False, metadata={"help": "upload the clips as a data set"})
@@ -75,9 +82,9 @@ def main(argv: list[str] | None = None):
     (args,) = parse_args(PrepareArguments, description=__doc__, argv=argv)
     builder_class, config_class = BUILDERS[args.builder]
     known = {f.name for f in fields(config_class)}
-    # A switch that is off is not given; 0 is, and the builder will say what is wrong with it.
-    given = {name: value for name, value in vars(args).items() if name not in OWN}
-    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    # What is as if not given; 0 is given, and the builder will say what is wrong with it.
+    absent = {f.name: f.default for f in fields(PrepareArguments)}
+    given = {name: value for name, value in vars(args).items() if name not in OWN and value is not absent[name]}
     for name in set(given) - known:
         raise SystemExit(f"error: --{name} is no option of --builder {args.builder}")
     try:

@@ -1,24 +1,24 @@
 """Data, tokenizers, tokens, nano4M and its scores by one recipe.
 
-run_recipe.py configs/recipes/NAME.yaml [--data_dir DATA] [--output_dir OUT]
+run_recipe.py configs/recipes/NAME.yaml [--data_dir DATA] [--output_dir OUT] [--seed SEED]
 
 Finished stages are reused, an interrupted one goes on where it was. Results: OUT/{data,tokenizers,tokens,model,judge},
-results.json and its page, results.html.
+results.json and its page, results.html. Another seed than 0 goes to a folder of its own, OUT-seed1, unless told where.
 """
 
 import json
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import evaluate_model
 import prepare_dataset
-import run_training
-import tokenize_dataset
 import train_judge
-import train_tokenizer
-from arguments import parse_args
-from stages import attention, precision, stage, title
+from arguments import parse_args, words_of
+from stages import Training, check, fingerprints, make_model, title
+
+from trainers.evaluation import load_judge
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,68 +36,47 @@ class RecipeArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
     (args,) = parse_args(RecipeArguments, description=__doc__, argv=argv)
     started = time.perf_counter()
-    tokenizers = {modality: config_file(name) for modality, name in args.tokenizers.items()}
-    model, judge = config_file(args.model), None if args.judge is None else config_file(args.judge)
-    out = Path(args.output_dir)
+    is_told = any(word.split("=")[0] == "--output_dir" for word in argv)
+    out = Path(args.output_dir if is_told or args.seed == 0 else f"{args.output_dir}-seed{args.seed}")
+    dataset, seed = ["--dataset", str(out / "data")], ["--seed", str(args.seed)]
+    tokenizers = {modality: [config_file(name), *seed] for modality, name in args.tokenizers.items()}
+    scores = ["--model", str(out / "model"), *dataset, "--output_dir", str(out), *words_of(args.evaluation or {})]
+    judge = None
+    if args.judge is not None:
+        judge = Training(out / "judge", train_judge, [config_file(args.judge)], dataset)
+        judge.check()
+        scores += ["--judge", str(judge.folder)]
+    check("evaluation", lambda words: check_scores(words, judge is None), scores)
+
+    def prepare():
+        words = words_of({"data_dir": args.data_dir, **args.prepare})
+        return prepare_dataset.main([*words, "--output_dir", str(out / "data")])
+
     out.mkdir(parents=True, exist_ok=True)
-
-    title("1/5 data")
-    words = options({"data_dir": args.data_dir, **args.prepare})
-    clips = prepare_dataset.main([*words, "--output_dir", str(out / "data")])
-    data = {split: rows._fingerprint for split, rows in clips.items()}
-    seed = ["--seed", str(args.seed)]
-
-    title("2/5 tokenizers")
-    for modality, config in tokenizers.items():
-        folder = out / "tokenizers" / modality
-        train(folder, config, train_tokenizer.main, ["--dataset", str(out / "data"), *seed], [data, args.seed])
-
-    title("3/5 tokens")
-    made_by = ["--tokenizers", str(out / "tokenizers")]
-    tokens = tokenize_dataset.main(["--dataset", str(out / "data"), *made_by, "--output_dir", str(out / "tokens")])
-
-    title("4/5 nano4M")
-    ids = {split: rows._fingerprint for split, rows in tokens.items()}
-    words = ["--dataset", str(out / "tokens"), *made_by, *attention(), *seed]
-    train(out / "model", model, run_training.main, words, [ids, args.seed])
-
+    clips = make_model(out, prepare, tokenizers, [config_file(args.model), *seed])
     title("5/5 scores on clips not trained on")
-    words = []
     if judge is not None:
-        train(out / "judge", judge, train_judge.main, ["--dataset", str(out / "data")], [data])
-        words = ["--judge", str(out / "judge")]
-    words += ["--model", str(out / "model"), "--dataset", str(out / "data"), "--output_dir", str(out)]
-    evaluate_model.main([*words, *options(args.evaluation or {})])
+        judge.run(fingerprints(clips))
+    evaluate_model.main(scores)
     print(f"{out}: done in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
-def config_file(name: str) -> Path:
+def config_file(name: str) -> str:
     """A configuration file, from where we are or from the project; looked for before anything long begins."""
     path = Path(name) if Path(name).exists() else ROOT / name
     if not path.exists():
         raise SystemExit(f"error: {name}: no such configuration file")
-    return path
+    return str(path)
 
 
-def train(folder: Path, config: Path, run, words: list[str], made_from: list) -> None:
-    """A stage that trains by a configuration file; its result is the same wherever it lies and is trained."""
-    text = config.read_text(encoding="utf-8")
-    words = [str(config), *words, "--output_dir", str(folder)]
-    if "max_steps" in text:  # else nothing is trained by gradients
-        words += precision()
-    stage(folder, [text, *made_from], run, words)
-
-
-def options(fields: dict) -> list[str]:
-    """`{"name": value}` as `--name value`, leaving out what is None."""
-    words = []
-    for name, value in fields.items():
-        if value is not None:
-            items = value if isinstance(value, list) else [value]
-            words += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)]
-    return words
+def check_scores(words: list[str], is_judge_there: bool) -> None:
+    """ValueError, or SystemExit of the parser, if evaluate_model.py would not take these words or load its judge."""
+    (args,) = parse_args(evaluate_model.EvaluateArguments, argv=words)
+    if is_judge_there and args.judge is not None:
+        load_judge(args.judge)
 
 
 if __name__ == "__main__":

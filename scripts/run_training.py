@@ -55,16 +55,21 @@ class ModelArguments:
     order: str = field(default="random", metadata={"help": "of unmasking: random or confidence"})
 
 
+def parse(argv: list[str] | None = None) -> tuple:
+    """What to train on and how to publish it, the fields of the model and of the masks, and how to train."""
+    return parse_args(
+        ModelArguments,
+        fields_of(Nano4MConfig, without=("modalities",)),
+        fields_of(MaskingCollator, without=("modalities", "seed")),
+        Nano4MTrainingArguments,
+        description=__doc__,
+        argv=argv,
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     try:
-        args, config_fields, masking, training = parse_args(
-            ModelArguments,
-            fields_of(Nano4MConfig, without=("modalities",)),
-            fields_of(MaskingCollator, without=("modalities", "seed")),
-            Nano4MTrainingArguments,
-            description=__doc__,
-            argv=argv,
-        )
+        args, config_fields, masking, training = parse(argv)
         tokenizers = load_tokenizers(args.tokenizers)
         data, described, sources = load_data(args, training, tokenizers)
         config = Nano4MConfig(modalities=model_modalities(described), **vars(config_fields))

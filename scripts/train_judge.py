@@ -38,8 +38,12 @@ class JudgeCollator:
         }
 
 
+def parse(argv: list[str] | None = None) -> tuple[JudgeArguments, TrainingArguments]:
+    return parse_args(JudgeArguments, TrainingArguments, description=__doc__, argv=argv)
+
+
 def main(argv: list[str] | None = None) -> None:
-    args, training = parse_args(JudgeArguments, TrainingArguments, description=__doc__, argv=argv)
+    args, training = parse(argv)
     try:
         clips = load_clips(args.dataset)
         if "label" not in clips["train"].column_names:

@@ -37,21 +37,28 @@ class TokenizerArguments:
     tokenizer: str = field(default="image", metadata={"choices": list(TOKENIZERS), "help": "which kind to train"})
 
 
-def main(argv: list[str] | None = None):
+def parse(argv: list[str] | None = None) -> tuple:
+    """What to train on, the fields of the kind of tokenizer that is asked for, and how to train."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         kind = field_value("tokenizer", argv)
     except ValueError:
         kind = None  # reported by parse_args
     config_class = TOKENIZERS.get(kind, TOKENIZERS["image"]).config_class
+    return parse_args(
+        TokenizerArguments,
+        fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
+        TokenizerTrainingArguments,
+        description=__doc__,
+        argv=argv,
+    )
+
+
+def main(argv: list[str] | None = None):
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        args, config_fields, training = parse_args(
-            TokenizerArguments,
-            fields_of(config_class, without=FROM_DATA + SPECIAL_IDS),
-            TokenizerTrainingArguments,
-            description=__doc__,
-            argv=argv,
-        )
+        args, config_fields, training = parse(argv)
+        config_class = TOKENIZERS[args.tokenizer].config_class
         if field_value("output_dir", argv) is None:  # TrainingArguments has a default, which nobody would look for
             raise ValueError("output_dir: say where the tokenizer goes")
         clips = load_clips(args.dataset)

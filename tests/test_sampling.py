@@ -132,6 +132,30 @@ def test_a_pair_follows_from_seed_and_draw_alone():
     assert together != DrawnRows([paired_rows()], seed=4, pair_by="label").__getitems__(draws).to_pylist()
 
 
+def test_a_modality_that_a_row_lacks_comes_from_a_row_of_its_class_that_has_it():
+    """Every row has one of three modalities; class 2 has no texts at all."""
+    names = ("audio", "image", "text")
+    number = 90
+    data = Dataset.from_dict(
+        {
+            **{f"{name}_ids": [[i] if i % 3 == k else [] for i in range(number)] for k, name in enumerate(names)},
+            "label": [2 if i < 30 and i % 3 < 2 else i % 2 for i in range(number)],
+        }
+    )
+    label = np.array(data["label"][:])
+    rows = DrawnRows([data.select(range(number))], seed=3, pair_by="label")
+    found = [rows.__getitems__(list(range(e * number, (e + 1) * number))).to_pylist() for e in range(2)]
+    for draw, row in enumerate(found[0]):
+        place = rows.places(np.array([draw]))[1][0]
+        has = [name for name in names if row[f"{name}_ids"]]
+        assert has == [name for name in names if name != "text" or label[place] != 2]
+        assert {label[row[f"{name}_ids"][0]] for name in has} == {label[place]}
+        if place % 3 == 0:
+            assert row["audio_ids"] == [place], "the first modality is the row's own where it has it"
+    assert found[0] != found[1]
+    MaskingCollator({name: {"vocab_size": number, "token_axes": [["index", 1]]} for name in names}, 2, 2)(found[0])
+
+
 def test_pairing_by_a_column_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="pair_by=digit: the tokens have no such column"):
         DrawnRows([paired_rows()], pair_by="digit")

@@ -163,9 +163,10 @@ def test_an_evaluation_reports_and_resumes(folder, tmp_path, capsys):
     assert set(first["directions"]) == {"text_to_image", "nothing_to_text"}
     fields = {"accuracy", "shuffled", "chance", "judge_on_real", "nats", "information"}
     assert fields <= set(first["directions"]["text_to_image"])
-    assert "not trained on these clips" in first["about"]["known"]
+    assert "none of its 4 rows shares a source" in first["about"]["known"]
+    assert (first["about"]["clips"], first["about"]["sources"]) == (2, 2)
     assert set(first["sweep"]) == {"image", "text"}
-    assert "training split" in first["sweep"]["text"]["clips"]
+    assert first["sweep"]["text"]["clips"] == "2 clips of 2 other sources, of the validation split"
     page = (tmp_path / "results.html").read_text()
     assert "text to image" in page and 'src="http' not in page and "data:image/png" in page
 
@@ -177,6 +178,58 @@ def test_an_evaluation_reports_and_resumes(folder, tmp_path, capsys):
     assert again["directions"]["text_to_image"]["nats"] == 42.0
     assert again["directions"]["nothing_to_text"]["nats"] == first["directions"]["nothing_to_text"]["nats"]
     assert "text_to_image" in capsys.readouterr().out
+
+    # Another question moves the answers aside; former settings' curves are not shown.
+    noisy = evaluate_model([*words, "--noise_db", "0", "--sweep_steps", "4"])
+    assert noisy["directions"]["text_to_image"]["nats"] != 42.0
+    assert json.loads((tmp_path / "results.old.json").read_text())["directions"] == again["directions"]
+    page = (tmp_path / "results.html").read_text()
+    assert "0.0 dB signal to noise" in page and "bootstrap over 2 sources" in page and str(tmp_path) not in page
+    words[words.index("nothing_to_text")] = "text_to_audio"
+    less = evaluate_model([*words, "--noise_db", "0", "--sweep_steps", "1"])
+    assert set(less["sweep"]) == {"image", "audio"}, "that of texts was made with other steps"
+
+
+def test_better_settings_become_the_models_own_and_are_not_searched_again(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    searched = []
+
+    def sweep_target(pipe, clips, target, **options):
+        searched.append(target)
+        own = {"guidance_scale": 1.0, "temperature": 1.0, "num_inference_steps": 8}
+        best = {**own, "temperature": 0.5} if target == "image" else own
+        points = [
+            {"direction": f"text_to_{target}", "stage": "steps", "quality": 1.0, "seconds_per_sample": 1.0, **own}
+        ]
+        return {"measure": "accuracy", "own": own, "best": best, "kept": {"top_p": 0.9}, "points": points}
+
+    monkeypatch.setattr("evaluate_model.sweep_target", sweep_target)
+    words = (
+        f"--model {tmp_path}/model --dataset {folder}/data --output_dir {tmp_path} --num_samples 2 --num_candidates 0"
+    )
+    words += " --directions text_to_image text_to_audio --sweep --save_best"
+    for _ in range(2):
+        evaluate_model(words.split())
+        assert searched == ["audio", "image"]
+        own = Nano4MPipeline.from_pretrained(tmp_path / "model").model.modality_defaults
+        assert own["image"]["temperature"] == 0.5 and "audio" not in own, "what is not better is not saved"
+    page = (tmp_path / "results.html").read_text()
+    assert "which are the model&#39;s own" in page or "which are the model's own" in page
+    assert "top p 0.9" in page
+
+
+def test_settings_are_not_saved_in_a_model_of_the_hub(folder):
+    words = f"--model me/mine --dataset {folder}/data --output_dir out --sweep --save_best".split()
+    with pytest.raises(SystemExit, match="save_best: there is no folder me/mine on this machine"):
+        evaluate_model(words)
+
+
+def test_a_training_split_stays_known_after_another_preparation(folder, tmp_path):
+    data = f"--data_dir {folder}/videos --output_dir {tmp_path}/data --num_train 12 --num_validation 4"
+    prepare_dataset.main(["--builder", "shapes_world", *data.split()])
+    words = f"--model {folder}/model --dataset {tmp_path}/data --split train --output_dir {tmp_path}/out".split()
+    with pytest.raises(SystemExit, match="12 of its 12 rows"):
+        evaluate_model(words)
 
 
 def test_the_same_seed_gives_the_same_file(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""The patch discriminator that VQGAN is trained against, with its own optimizer."""
+"""Discriminators that tokenizers of pictures and of sound are trained against, with an optimizer of their own."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 FILE = "discriminator.pt"
 
@@ -36,13 +37,61 @@ class PatchDiscriminator(nn.Sequential):
                 nn.init.normal_(module.weight, std=0.02)
 
 
+class SpectrogramDiscriminator(nn.Module):
+    """Scores moments and bands of waveforms `(batch, samples)` float32: high if real; `(batch, scores)`.
+
+    One network for each of several Fourier transforms, which share no weights (UnivNet, Jang et al. 2021,
+    arXiv:2106.07889), on real and imaginary parts (EnCodec, Défossez et al. 2022, arXiv:2210.13438), so that phases
+    that do not fit each other count. Magnitudes are raised to the power of 0.3, else only the loudest would count.
+
+    Args:
+        fft_sizes: of the transforms, samples; their hop is a quarter.
+        channels: of all convolutions.
+        num_layers: convolutions that halve the number of bands; those after the second are dilated in time.
+    """
+
+    def __init__(self, fft_sizes: tuple[int, ...], channels: int = 64, num_layers: int = 3):
+        super().__init__()
+        self.fft_sizes = fft_sizes
+        self.networks = nn.ModuleList(_convolutions(channels, num_layers) for _ in fft_sizes)
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        scores = [
+            network(_compressed_spectrum(waveform.float(), fft_size)).flatten(1)
+            for network, fft_size in zip(self.networks, self.fft_sizes, strict=True)
+        ]
+        return torch.cat(scores, dim=1)  # about as many of each transform
+
+
+def _convolutions(channels: int, num_layers: int) -> nn.Sequential:
+    """`(batch, 2, frames, bands)` to `(batch, 1, frames, bands / 2**num_layers)`."""
+    layers, width = [], 2
+    for layer in range(num_layers):
+        reach = 2 ** max(0, layer - 1)
+        convolution = nn.Conv2d(width, channels, (3, 9), stride=(1, 2), dilation=(reach, 1), padding=(reach, 4))
+        layers += [weight_norm(convolution), nn.LeakyReLU(0.2)]
+        width = channels
+    return nn.Sequential(*layers, weight_norm(nn.Conv2d(width, 1, 3, padding=1)))
+
+
+def _compressed_spectrum(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
+    """Real and imaginary part, `(batch, 2, frames, fft_size // 2 + 1)`, with magnitudes to the power of 0.3."""
+    with torch.autocast(waveform.device.type, enabled=False):
+        window = torch.hann_window(fft_size, device=waveform.device)
+        # "constant", as waveforms may be shorter than the half of a window that reflection needs.
+        transform = {"hop_length": fft_size // 4, "window": window, "pad_mode": "constant", "return_complex": True}
+        parts = torch.view_as_real(torch.stft(waveform, fft_size, **transform)).permute(0, 3, 2, 1)
+        # Below 1e-2, which is silence, the gradient would be steep without end.
+        return parts * parts.square().sum(1, keepdim=True).clamp_min(1e-4) ** -0.35
+
+
 class Adversary:
     """A discriminator in training: it judges reconstructions, learns from the same batch, and is saved with it.
 
     Hinge loss and adaptive weight are those of VQGAN (Esser et al. 2021, arXiv:2012.09841, section 3.1).
     """
 
-    def __init__(self, discriminator: PatchDiscriminator, learning_rate: float, accelerator: Accelerator):
+    def __init__(self, discriminator: nn.Module, learning_rate: float, accelerator: Accelerator):
         self.accelerator = accelerator
         self.discriminator = discriminator.to(accelerator.device)
         for parameter in self.discriminator.parameters():  # every process starts with the main one's
@@ -50,7 +99,7 @@ class Adversary:
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), learning_rate, betas=(0.5, 0.9))
 
     def judge(self, reconstruction: torch.Tensor) -> torch.Tensor:
-        """The generator's loss: small where reconstructions `(frames, 3, height, width)` pass for real."""
+        """The generator's loss: small where reconstructions pass for real."""
         self.discriminator.requires_grad_(False)
         loss = -self.discriminator(reconstruction).float().mean()
         self.discriminator.requires_grad_(True)

@@ -9,13 +9,14 @@ order, and each data set is walked through in random permutations, one after the
 the sizes this is plain shuffling of all rows.
 
 Where modalities belong together only by class, as a picture and a recording of the same digit, they may be paired anew
-in every epoch: the ids of each modality but the first then come from any row of the class.
+in every epoch: the ids of each modality but the first then come from any row of the class that has it.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from torch.utils.data import Dataset, Sampler
 
 
@@ -29,8 +30,9 @@ class DrawnRows(Dataset):
         sources: data sets with columns `{modality}_ids`; a data set may lack the column of a modality.
         weights: how often each is drawn from, in any unit; in proportion to the sizes if None.
         seed: of all permutations.
-        pair_by: column with the class of a row. Each draw takes its first modality from the row and each other one
-            from a row drawn at random among those of the same class in the same data set, another in every epoch.
+        pair_by: column with the class of a row. Each draw takes its first modality from the row, if that has it, and
+            each other one from a row drawn at random among those of the same class in the same data set that have it,
+            another in every epoch.
 
     An epoch has as many draws as the data sets have rows. The length is that of an epoch.
 
@@ -62,6 +64,7 @@ class DrawnRows(Dataset):
             )
         self._planned: tuple = (None, None, None)
         self._partners: dict[tuple, tuple] = {}
+        self._present: dict[tuple, np.ndarray] = {}
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
@@ -100,23 +103,39 @@ class DrawnRows(Dataset):
         if self.classes is None:
             return table
         epoch_of = draws[mine] // len(self)
-        for number, name in enumerate(table.column_names[1:]):
+        for column, name in enumerate(table.column_names):
             partners = place_of[mine]
             for epoch in np.unique(epoch_of):
                 chosen = epoch_of == epoch
-                partners[chosen] = self._pairs(source, number, int(epoch))[partners[chosen]]
-            table = table.set_column(number + 1, name, self.single[source][name][partners][name])
+                partners[chosen] = self._pairs(source, column, int(epoch))[partners[chosen]]
+            table = table.set_column(column, name, self.single[source][name][partners][name])
         return table
 
     def _pairs(self, source: int, column: int, epoch: int) -> np.ndarray:
-        """For each row of a data set the row of its class whose ids of another modality it gets in this epoch."""
+        """For each row of a data set the row of its class whose ids of a modality it gets in this epoch."""
         if self._partners.get((source, column), (None,))[0] != epoch:
-            class_of, members, first, number = self.classes[source]
-            # Four numbers, where other seeds have two or three.
-            draw = np.random.default_rng((self.seed, epoch, 1 + source, 1 + column))
+            names = self.sources[source].column_names
+            class_of, has_it = self.classes[source], self._presence(source, names[column])
+            number = np.bincount(class_of[has_it], minlength=class_of.max() + 1)
+            members = np.flatnonzero(has_it)[np.argsort(class_of[has_it], kind="stable")]
+            # Four numbers, where other seeds have two or three. The first column counts as the last: a trailing zero
+            # would not count.
+            draw = np.random.default_rng((self.seed, epoch, 1 + source, column or len(names)))
             chance = (draw.random(len(class_of)) * number[class_of]).astype(np.int64)
-            self._partners[source, column] = (epoch, members[first[class_of] + chance])
+            partners = np.arange(len(class_of))
+            # Without a row of the class that has the modality it stays the row's own, which is empty.
+            draws = number[class_of] > 0 if column else ~has_it & (number[class_of] > 0)
+            first = number.cumsum() - number
+            partners[draws] = members[(first[class_of] + chance)[draws]]
+            self._partners[source, column] = (epoch, partners)
         return self._partners[source, column][1]
+
+    def _presence(self, source: int, name: str) -> np.ndarray:
+        """Which rows of a data set have ids of a modality, bool `(rows,)`."""
+        if (source, name) not in self._present:
+            lengths = pc.list_value_length(self.single[source][name][:][name])
+            self._present[source, name] = lengths.fill_null(0).to_numpy() > 0
+        return self._present[source, name]
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         if self._planned[0] != epoch:
@@ -178,14 +197,13 @@ class DrawSampler(Sampler):
         self.rows.set_epoch(epoch)
 
 
-def _classes(source, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The class of each row, all rows sorted by class, and where those of each class begin and how many there are."""
+def _classes(source, column: str) -> np.ndarray:
+    """The class of each row, numbered from 0, int64 `(rows,)`."""
     if column not in source.column_names:
         raise ValueError(
             f"pair_by={column}: the tokens have no such column; they have {', '.join(source.column_names)}"
         )
-    _, class_of, number = np.unique(np.asarray(source[column][:]), return_inverse=True, return_counts=True)
-    return class_of, np.argsort(class_of, kind="stable"), number.cumsum() - number, number
+    return np.unique(np.asarray(source[column][:]), return_inverse=True)[1]
 
 
 def select_ids(sources: list) -> tuple[list, list[str]]:

@@ -4,11 +4,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from tokenizers_4m.quantizer import codebook_usage
-from trainers.adversary import Adversary, PatchDiscriminator, adaptive_weight
+from trainers.adversary import Adversary, PatchDiscriminator, SpectrogramDiscriminator, adaptive_weight
 from trainers.perceptual import PERCEPTUAL, perceptual_distance, vgg_weights
 from trainers.reconstructions import NUM_CLIPS, show_reconstructions
 from trainers.trainer import PartLossTrainer
@@ -16,7 +17,9 @@ from trainers.trainer import PartLossTrainer
 
 @dataclass
 class TokenizerTrainingArguments(TrainingArguments):
-    """`TrainingArguments` and the losses of image tokenizers that are off unless they have a weight.
+    """`TrainingArguments` and the losses of tokenizers that are off unless they have a weight.
+
+    Image tokenizers have both; audio tokenizers with a learned waveform decoder have the adversarial one.
 
     Args:
         perceptual_weight: of the perceptual distance between picture and reconstruction; VQGAN's is 1.
@@ -25,7 +28,8 @@ class TokenizerTrainingArguments(TrainingArguments):
         adversarial_weight: of the discriminator's judgement, before it is balanced with the other losses; VQGAN's is
             0.8.
         adversarial_start: first step with a discriminator; before it, reconstructions are too easily told.
-        discriminator_channels, discriminator_layers: see `trainers.adversary.PatchDiscriminator`.
+        discriminator_channels, discriminator_layers: see `PatchDiscriminator` and `SpectrogramDiscriminator` of
+            `trainers.adversary`.
         discriminator_learning_rate: constant.
     """
 
@@ -59,39 +63,33 @@ class TokenizerTrainer(PartLossTrainer):
 
     Image tokenizers may have two more losses: `perceptual`, and `adversarial` by a discriminator that learns beside
     the tokenizer and is kept in its checkpoints, but not in the tokenizer. Evaluation leaves out the adversarial one,
-    of which the scale changes as the discriminator learns.
+    of which the scale changes as the discriminator learns. Audio tokenizers may have it, too, for what their learned
+    waveform decoder makes.
+
+    Raises:
+        ValueError: a loss has a weight that the tokenizer does not have, or pictures are too small for it.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._evaluated_ids = []
         self._evaluated_metrics = defaultdict(list)
-        self._pictures = None
+        self._judged = None
         self.perceptual = self.adversary = None
         training = self.args
-        if (training.perceptual_weight or training.adversarial_weight) and self.model.config.modality != "image":
-            raise ValueError("perceptual_weight, adversarial_weight: only image tokenizers have these losses")
         if training.perceptual_weight:
+            if self.model.config.modality != "image":
+                raise ValueError("perceptual_weight: only image tokenizers have this loss")
             self.perceptual = perceptual_distance(training.perceptual).to(training.device)
         if training.adversarial_weight:
-            smallest = 3 * 2**training.discriminator_layers
-            if self.model.config.image_size < smallest:
-                raise ValueError(
-                    f"discriminator_layers={training.discriminator_layers} needs pictures of at least {smallest} "
-                    f"pixels, these have {self.model.config.image_size}"
-                )
-            discriminator = PatchDiscriminator(training.discriminator_channels, training.discriminator_layers)
+            discriminator = discriminator_for(self.model, training)
             self.adversary = Adversary(discriminator, training.discriminator_learning_rate, self.accelerator)
 
     def add_losses(self, model, inputs, outputs) -> None:
         if self.perceptual is None and self.adversary is None:
             return
         tokenizer = self.accelerator.unwrap_model(model)
-        # Pictures as the losses know them, in [-1, 1], whatever the tokenizer's normalisation.
-        real, made = (
-            (batch.flatten(0, 1).float() * tokenizer.config.image_std + tokenizer.config.image_mean) * 2 - 1
-            for batch in (inputs[tokenizer.main_input_name], outputs.reconstruction)
-        )
+        real, made = real_and_made(tokenizer, inputs, outputs)
         if self.perceptual is not None:
             with self.accelerator.autocast():
                 outputs.losses["perceptual"] = self.perceptual(made, real)
@@ -102,15 +100,15 @@ class TokenizerTrainer(PartLossTrainer):
             balance = adaptive_weight(outputs.loss, adversarial, tokenizer.last_layer)
             outputs.losses |= {"adversarial": adversarial, "adaptive_weight": balance}
             outputs.loss = outputs.loss + self.args.adversarial_weight * balance * adversarial
-            self._pictures = real, made.detach()
+            self._judged = real, made.detach()
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self._pictures is not None:
+        if self._judged is not None:
             with self.accelerator.autocast():
-                discriminator_loss = self.adversary.learn(*self._pictures, self.current_gradient_accumulation_steps)
+                discriminator_loss = self.adversary.learn(*self._judged, self.current_gradient_accumulation_steps)
             self.count_part(True, "discriminator", discriminator_loss)
-            self._pictures = None
+            self._judged = None
             if self.accelerator.sync_gradients:
                 self.adversary.step()
         return loss
@@ -149,3 +147,37 @@ class TokenizerTrainer(PartLossTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.adversary is not None and checkpoint is not None:
             self.adversary.load(checkpoint)
+
+
+def discriminator_for(tokenizer, training: TokenizerTrainingArguments) -> nn.Module:
+    """The discriminator of what a tokenizer makes; ValueError if it makes nothing that one could judge."""
+    config, sizes = tokenizer.config, (training.discriminator_channels, training.discriminator_layers)
+    if getattr(tokenizer, "last_layer", None) is None:
+        raise ValueError(
+            "adversarial_weight: only image tokenizers and audio tokenizers with waveform_decoder=istft have it, "
+            f"not this {config.model_type}"
+        )
+    if config.modality == "audio":
+        return SpectrogramDiscriminator((config.fft_size // 2, config.fft_size, 2 * config.fft_size), *sizes)
+    smallest = 3 * 2**training.discriminator_layers
+    if config.image_size < smallest:
+        raise ValueError(
+            f"discriminator_layers={training.discriminator_layers} needs pictures of at least {smallest} pixels, "
+            f"these have {config.image_size}"
+        )
+    return PatchDiscriminator(*sizes)
+
+
+def real_and_made(tokenizer, inputs, outputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the tokenizer was given and what it made of it, float32, as perceptual loss and discriminator take it.
+
+    Pictures `(frames, 3, height, width)` in [-1, 1], whatever the tokenizer's normalisation, or waveforms
+    `(batch, samples)`: those parts of the clips that the waveform decoder is trained on.
+    """
+    if tokenizer.modality == "audio":
+        # Nothing but zeros fills clips up. It is not judged: made the same on both sides, it cannot be told apart.
+        sounding = (outputs.original != 0).flip(1).cumsum(1).flip(1) > 0
+        return outputs.original, outputs.waveform * sounding
+    mean, std = tokenizer.config.image_mean, tokenizer.config.image_std
+    pictures = inputs[tokenizer.main_input_name], outputs.reconstruction
+    return tuple((batch.flatten(0, 1).float() * std + mean) * 2 - 1 for batch in pictures)

@@ -37,9 +37,11 @@ class AudioTokenizerOutput(AutoencoderOutput):
     losses: beside the others, `stft` and `waveform_mel` of the "istft" decoder.
     waveform: what that decoder makes of `reconstruction`, `(batch, num_samples)` float32; in training of a segment
         of each clip, `(batch, segment_samples)`. None with "griffin_lim".
+    original: the true samples of `waveform`, shaped like it, float32.
     """
 
     waveform: torch.FloatTensor | None = None
+    original: torch.FloatTensor | None = None
 
 
 class AudioTokenizer(WaveformMedia, QuantizedAutoencoder, PreTrainedModel):
@@ -77,6 +79,11 @@ class AudioTokenizer(WaveformMedia, QuantizedAutoencoder, PreTrainedModel):
             )
         self.post_init()
 
+    @property
+    def last_layer(self) -> nn.Parameter | None:
+        """Weights of the layer that makes the phases, by whose gradients losses are balanced; None if none does."""
+        return None if self.waveform_decoder is None else self.waveform_decoder.phase.weight
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -106,7 +113,7 @@ class AudioTokenizer(WaveformMedia, QuantizedAutoencoder, PreTrainedModel):
             "commitment": quantized.commitment_loss,
         }
         loss = losses["l1"] + config.mse_weight * losses["mse"] + config.commitment_weight * losses["commitment"]
-        generated = None
+        generated = original = None
         if self.waveform_decoder is not None:
             # Ids and spectrogram stay what they are without this decoder: its gradient ends here.
             generated, original = self._generate(reconstruction.detach(), waveform, sounding_steps)
@@ -115,7 +122,7 @@ class AudioTokenizer(WaveformMedia, QuantizedAutoencoder, PreTrainedModel):
             losses["waveform_mel"] = nn.functional.l1_loss(self._log_mel(generated), self._log_mel(original))
             loss = loss + config.stft_weight * losses["stft"] + config.waveform_mel_weight * losses["waveform_mel"]
         token_ids = self._in_order(quantized.token_ids)
-        return AudioTokenizerOutput(loss, losses, reconstruction, token_ids, waveform=generated)
+        return AudioTokenizerOutput(loss, losses, reconstruction, token_ids, waveform=generated, original=original)
 
     def preprocess(self, media: list) -> torch.FloatTensor:
         """As in the base class; and with `config.loudness` set, all sounds equally loud."""

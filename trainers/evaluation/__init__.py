@@ -6,11 +6,11 @@ result, numbers, media = evaluate_direction(pipe, clips, Direction(("text",), "i
 """
 
 from trainers.evaluation.clips import EvaluationClips, load_clips, media_of
-from trainers.evaluation.directions import Direction, directions, evaluate_direction
-from trainers.evaluation.judges import ShapesWorldJudge, load_judge
+from trainers.evaluation.directions import Direction, directions, evaluate_direction, gains
+from trainers.evaluation.judges import ShapesWorldJudge, judge_identity, load_judge
 from trainers.evaluation.page import sample_rows, write_page
-from trainers.evaluation.results import Results, fingerprint, main_figures, table
-from trainers.evaluation.splits import check_split, choose_rows, tuning_rows
+from trainers.evaluation.results import Results, fingerprint, gain_lines, local_folder, main_figures, table
+from trainers.evaluation.splits import check_split, choose_rows, divide_rows, groups_of
 from trainers.evaluation.sweep import save_best, sweep_target
 
 __all__ = [
@@ -21,16 +21,21 @@ __all__ = [
     "check_split",
     "choose_rows",
     "directions",
+    "divide_rows",
     "evaluate_direction",
     "fingerprint",
+    "gain_lines",
+    "gains",
+    "groups_of",
+    "judge_identity",
     "load_clips",
     "load_judge",
+    "local_folder",
     "main_figures",
     "media_of",
     "sample_rows",
     "save_best",
     "sweep_target",
     "table",
-    "tuning_rows",
     "write_page",
 ]

@@ -23,7 +23,7 @@ from trainers.evaluation.diversity import (
     spread,
     text_distances,
 )
-from trainers.evaluation.judges import chance, classes_of, read, right_attributes
+from trainers.evaluation.judges import chance, classes_of, matches, read, right_attributes
 from trainers.evaluation.likelihood import likelihood
 from trainers.evaluation.retrieval import retrieval
 
@@ -105,17 +105,18 @@ def evaluate_direction(
     donors = None if shuffle is None else numbers[shuffle]
     result, media = generation_quality(pipe, clips, direction, numbers, batch_size, seed)
     if "accuracy" in result:
-        truths = [clips.truths[i] for i in numbers]
-        true = [clips.media[target][i] for i in numbers]
+        judged = known_truths(clips, numbers)
+        truths = [clips.truths[i] for i in numbers[judged]]
+        groups = clips.groups[numbers[judged]]
         result["chance"] = chance(truths)
-        right_on_real = right_attributes(clips.judge, target, true, clips.sampling_rate, truths)
-        result["judge_on_real"] = mean(right_on_real.mean(1))
-        if result["judge_on_real"]:
-            result["relative_accuracy"] = result["accuracy"] / result["judge_on_real"]
+        on_real = matches([clips.readings(target)[i] for i in numbers[judged]], truths).mean(1)
+        result["judge_on_real"] = mean(on_real)
+        if on_real.any():
+            result |= estimate("relative_accuracy", result["by_clip"]["values"], on_real, groups, seed)
         if donors is not None:
             media_of_others, rate, _ = generate(pipe, clips, direction, donors, batch_size, seed)
-            right = right_attributes(clips.judge, target, media_of_others, rate, truths)
-            result |= estimate("shuffled", right.mean(1), seed=seed)
+            right = right_attributes(clips.judge, target, [media_of_others[i] for i in judged], rate, truths)
+            result |= estimate("shuffled", right.mean(1), groups=groups, seed=seed)
     result |= likelihood(pipe, clips, direction.conditions, target, numbers, donors, batch_size, seed)
     if direction.conditions and num_candidates and len(numbers) > 1:
         few = np.sort(np.random.default_rng(seed).permutation(numbers)[:num_candidates])
@@ -136,59 +137,138 @@ def generation_quality(
     """What can be told of generated media, given `sampling` settings or the model's own; and these media."""
     target = direction.target
     media, rate, seconds = generate(pipe, clips, direction, numbers, batch_size, seed, **sampling)
-    result = {"clips": len(numbers), "seconds_per_sample": seconds}
-    truths = None if clips.truths is None else [clips.truths[i] for i in numbers]
+    groups = clips.groups[numbers]
+    result = {"clips": len(numbers), "sources": len(np.unique(groups)), "seconds_per_sample": seconds}
+    judged = known_truths(clips, numbers) if clips.can_be_judged(target) else []
+    if len(judged):
+        result |= judged_quality(clips, direction, numbers[judged], [media[i] for i in judged], rate, seed)
+        if len(judged) < len(numbers):
+            result["without_truth"] = len(numbers) - len(judged)
     true = [clips.media[target][i] for i in numbers]
-    if truths is not None and not any(read(clips.judge, target, true[:8], clips.sampling_rate)):
-        truths = None  # of this modality the judge reads nothing, even where it is real
-    if truths is not None and direction.conditions:
-        right = right_attributes(clips.judge, target, media, rate, truths)
-        result |= estimate("accuracy", right.mean(1), seed=seed)
-        if len(truths[0]) > 1:
-            result |= estimate("all_right", right.all(1), seed=seed)
-            result["by_attribute"] = {name: float(right[:, i].mean()) for i, name in enumerate(truths[0])}
-    elif truths is not None:
-        found = read(clips.judge, target, media, rate)
-        readable = [np.mean([got.get(name) is not None for name in truths[0]]) for got in found]
-        result |= estimate("readable", np.array(readable), seed=seed)
     if target == "text":
         if direction.conditions:
-            result |= text_errors(true, media, seed)
+            errors, correct = text_errors(true, media, groups, seed)
+            result |= errors
+            result.setdefault("by_clip", {**correct, "numbers": numbers.tolist()})
         among_made, among_true = text_distances(media), text_distances(true)
     else:
-        size = media[0][0].size if target == "image" else None
-        made, wanted = features(target, media, rate, size), features(target, true, clips.sampling_rate, size)
+        size, ends = media[0][0].size if target == "image" else None, clips.seconds[numbers]
+        made = features(target, media, rate, size, ends)
+        wanted = features(target, true, clips.sampling_rate, size, ends)
         among_made, among_true = distances(target, made, made), distances(target, wanted, wanted)
-        closer = closer_to_true(distances(target, made, wanted))
-        if direction.conditions and closer is not None and rate in (None, clips.sampling_rate):
-            result |= estimate("closer_to_true", closer, seed=seed)
+        if direction.conditions and rate in (None, clips.sampling_rate):
+            closer = closer_to_true(distances(target, made, wanted), groups)
+            if closer is not None:
+                result |= estimate("closer_to_true", closer, groups=groups, seed=seed)
+                correct = {"measure": "closer to true", "values": closer.tolist()}
+                result.setdefault("by_clip", {**correct, "numbers": numbers.tolist()})
     # What is made from nothing is of no class, and compared with real media of all.
-    of_class = truths is not None and direction.conditions
-    classes = classes_of(truths) if of_class else np.zeros(len(numbers), dtype=int)
-    result["diversity"] = relative_diversity(spread(among_made, classes), spread(among_true, classes))
+    of_class = len(judged) and direction.conditions
+    classes = classes_of([clips.truths[i] for i in numbers]) if of_class else np.zeros(len(numbers), dtype=int)
+    within = "class" if of_class else "all"
+    if spread(among_true, classes, groups) is None:  # each clip may be of its own class, as sentences are
+        classes, within = np.zeros_like(classes), "all"
+    made_and_true = (spread(between, classes, groups) for between in (among_made, among_true))
+    result["diversity"] = {"within": within, **relative_diversity(*made_and_true)}
     return result, media
+
+
+def known_truths(clips: EvaluationClips, numbers: np.ndarray) -> np.ndarray:
+    """Which of some clips the judge knows the truth of: places in `numbers`."""
+    return np.flatnonzero([clips.truths is not None and clips.truths[i] is not None for i in numbers])
+
+
+def judged_quality(
+    clips: EvaluationClips, direction: Direction, numbers: np.ndarray, media: list, rate: int | None, seed: int
+) -> dict:
+    """What the judge says of what was generated for some clips, whose truths are known."""
+    target, groups = direction.target, clips.groups[numbers]
+    truths = [clips.truths[i] for i in numbers]
+    if not direction.conditions:
+        found = read(clips.judge, target, media, rate)
+        readable = [np.mean([got.get(name) is not None for name in truths[0]]) for got in found]
+        return estimate("readable", np.array(readable), groups=groups, seed=seed)
+    right = right_attributes(clips.judge, target, media, rate, truths)
+    share = right.mean(1)
+    result = estimate("accuracy", share, groups=groups, seed=seed)
+    if target != "text" and getattr(clips.judge, "reads_words", False):
+        result |= estimate("word_error", 1 - share, groups=groups, seed=seed)
+    if len(truths[0]) > 1:
+        result |= estimate("all_right", right.all(1), groups=groups, seed=seed)
+        result["by_attribute"] = {name: float(right[:, i].mean()) for i, name in enumerate(truths[0])}
+    result["by_clip"] = {"measure": "accuracy", "values": share.tolist(), "numbers": numbers.tolist()}
+    return result
 
 
 def quality(result: dict) -> float:
     """The figure, from 0 to 1, by which settings are chosen: judged accuracy, else words right, else closeness."""
-    name = measure_of(result)
-    return 1 - result["word_error"] if name == "1 - word error" else result.get(name.replace(" ", "_"), 0.0)
+    by_clip = result.get("by_clip")
+    return mean(by_clip["values"], by_clip.get("weights")) if by_clip else 0.0
 
 
 def measure_of(result: dict) -> str:
     """Which figure `quality` is."""
-    if "accuracy" in result:
-        return "accuracy"
-    return "1 - word error" if "word_error" in result else "closer to true"
+    return result["by_clip"]["measure"] if "by_clip" in result else "closer to true"
 
 
-def text_errors(true: list[str], generated: list[str], seed: int = 0) -> dict:
-    """`word_error` and `character_error` with intervals: edits for each true one, case aside (jiwer)."""
+def text_errors(
+    true: list[str], generated: list[str], groups: np.ndarray | None = None, seed: int = 0
+) -> tuple[dict, dict]:
+    """`word_error` and `character_error` with intervals: edits for each true one, case aside (jiwer).
+
+    Returns:
+        These, and words right less words inserted of each clip, as `by_clip` of results.
+    """
     pairs = [(a.lower().strip(), b.lower().strip()) for a, b in zip(true, generated, strict=True)]
-    result = {}
+    result, words = {}, None
     for name, process in (("word_error", jiwer.process_words), ("character_error", jiwer.process_characters)):
         found = [process([a], [b]) for a, b in pairs]
         edits = np.array([one.substitutions + one.deletions + one.insertions for one in found])
         lengths = np.array([one.hits + one.substitutions + one.deletions for one in found])
-        result |= estimate(name, edits, lengths, seed)
-    return result
+        result |= estimate(name, edits, lengths, groups, seed)
+        words = words or {
+            "measure": "1 - word error",
+            "values": (lengths - edits).tolist(),
+            "weights": lengths.tolist(),
+        }
+    return result, words
+
+
+def gains(results: dict[str, dict], groups: np.ndarray, seed: int = 0) -> dict[str, dict]:
+    """How much better each pair of conditions is than one of them alone, clip by clip.
+
+    Args:
+        results: those of directions, by name. A pair is compared with the better single one, of those that are there
+            and measured by the same.
+        groups: of all clips, `(clips,)`.
+
+    Returns:
+        For each pair that can be compared its `over`, the single direction; the `measure`; `clips` that have all; and
+        `gain`, the difference of the measure, with its interval.
+    """
+    found = {}
+    for pair in directions((2,)):
+        own = results.get(pair.name, {}).get("by_clip")
+        names = [Direction((condition,), pair.target).name for condition in pair.conditions]
+        singles = {name: results.get(name, {}).get("by_clip") for name in names}
+        singles = {name: part for name, part in singles.items() if part and own and part["measure"] == own["measure"]}
+        if not singles:
+            continue
+        common = np.array(sorted(set(own["numbers"]).intersection(*(part["numbers"] for part in singles.values()))))
+        if not len(common):
+            continue
+        values = {name: _of_clips(part, "values", common) for name, part in {**singles, pair.name: own}.items()}
+        weights = _of_clips(own, "weights", common) if "weights" in own else None
+        _, over = max((values[name].sum(), name) for name in singles)
+        found[pair.name] = {
+            "over": over,
+            "measure": own["measure"],
+            "clips": len(common),
+            **estimate("gain", values[pair.name] - values[over], weights, groups[common], seed),
+        }
+    return found
+
+
+def _of_clips(by_clip: dict, field: str, numbers: np.ndarray) -> np.ndarray:
+    """What `by_clip` holds of some clips, which it must have."""
+    return np.array(by_clip[field])[np.searchsorted(by_clip["numbers"], numbers)]

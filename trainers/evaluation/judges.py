@@ -2,11 +2,14 @@
 
 A judge is any object with two methods:
 
-    truths(rows) -> list[dict[str, str]]
-        the attributes of prepared rows, e.g. [{"digit": "three"}, ...]
+    truths(rows) -> list[dict[str, str] | None]
+        the attributes of prepared rows, e.g. [{"digit": "three"}, ...]; None for a row where they are not known, which
+        is then left out of what is judged
     read(modality, media, sampling_rate) -> list[dict[str, str | None]]
         the same attributes as read from images (lists of PIL frames), waveforms (float32 arrays at sampling_rate Hz,
         which is None for others) or strings; None for what cannot be told
+
+If its attributes are the words of a sentence, one each, it says so by `reads_words = True`.
 """
 
 import importlib.util
@@ -15,10 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_scripts import shapes_judges
+from dataset_scripts import grid_judges, shapes_judges
 from dataset_scripts.av_digits_judges import AVDigitsJudge
-from dataset_scripts.grid_judges import GridJudge
 from dataset_scripts.shapes_world import attributes_from_name
+from trainers.evaluation.results import fingerprint
+
+BUILT_IN = {"shapes_world": shapes_judges.__file__, "grid": grid_judges.__file__}
 
 
 class ShapesWorldJudge:
@@ -41,7 +46,7 @@ def load_judge(name: str):
         return ShapesWorldJudge()
     if name == "grid":
         try:
-            return GridJudge()
+            return grid_judges.GridJudge()
         except ImportError as error:
             raise ValueError(f"judge grid: {error}") from error
     path, colon, attribute = name.rpartition(":")
@@ -55,12 +60,31 @@ def load_judge(name: str):
     raise ValueError(f"judge {name!r}: give shapes_world, grid, the folder of a saved AVDigitsJudge, or FILE.py:Name")
 
 
-def truths_of(judge, rows) -> list[dict[str, str]]:
-    """What the judge knows of each row; ValueError if that is not a dictionary with the same keys for each."""
+def judge_identity(name: str) -> str:
+    """What a judge is, wherever it lies: the hash of its weights or of the code that reads.
+
+    Args:
+        name: as for `load_judge`.
+    """
+    if name in BUILT_IN:
+        return f"{name} {fingerprint(BUILT_IN[name])}"
+    path, colon, attribute = name.rpartition(":")
+    return f"{attribute} {fingerprint(path)}" if colon and path.endswith(".py") else fingerprint(name)
+
+
+def truths_of(judge, rows) -> list[dict[str, str] | None]:
+    """What the judge knows of each row, None of some.
+
+    Raises:
+        ValueError: it answers not for each row, knows none, or not the same attributes of all that it knows.
+    """
     truths = judge.truths(rows)
     if len(truths) != len(rows):
         raise ValueError(f"judge {type(judge).__name__}: truths() gave {len(truths)} for {len(rows)} rows")
-    if any(not truth or set(truth) != set(truths[0]) for truth in truths):
+    known = [truth for truth in truths if truth is not None]
+    if not known:
+        raise ValueError(f"judge {type(judge).__name__}: truths() knows none of the {len(rows)} rows")
+    if any(not truth or set(truth) != set(known[0]) for truth in known):
         raise ValueError(f"judge {type(judge).__name__}: truths() must name the same attributes of every row")
     return truths
 
@@ -68,11 +92,16 @@ def truths_of(judge, rows) -> list[dict[str, str]]:
 def right_attributes(
     judge, modality: str, media: list, sampling_rate: int | None, truths: list[dict[str, str]]
 ) -> np.ndarray:
-    """Which attributes the judge reads as they truly are, bool `(clips, attributes)`.
+    """`matches` of what the judge reads in media."""
+    return matches(read(judge, modality, media, sampling_rate), truths)
 
-    What it cannot tell, a None or a missing entry, is not right.
+
+def matches(found: list[dict[str, str | None]], truths: list[dict[str, str]]) -> np.ndarray:
+    """Which attributes were read as they truly are, bool `(clips, attributes)`.
+
+    What cannot be told, a None or a missing entry, is not right.
     """
-    pairs = zip(read(judge, modality, media, sampling_rate), truths, strict=True)
+    pairs = zip(found, truths, strict=True)
     return np.array([[got.get(name) == value for name, value in truth.items()] for got, truth in pairs], dtype=bool)
 
 
@@ -94,10 +123,16 @@ def chance(truths: list[dict[str, str]]) -> float:
     return float(np.mean(shares))
 
 
-def classes_of(truths: list[dict[str, str]]) -> np.ndarray:
-    """Number of the class of each clip, int `(clips,)`; clips of one class have all attributes in common."""
+def classes_of(truths: list[dict[str, str] | None]) -> np.ndarray:
+    """Number of the class of each clip, int `(clips,)`; clips of one class have all attributes in common.
+
+    It is -1 where the truth is not known.
+    """
     numbers: dict[tuple, int] = {}
-    return np.array([numbers.setdefault(tuple(sorted(truth.items())), len(numbers)) for truth in truths], dtype=int)
+    return np.array(
+        [-1 if truth is None else numbers.setdefault(tuple(sorted(truth.items())), len(numbers)) for truth in truths],
+        dtype=int,
+    )
 
 
 def _own_judge(path: Path, attribute: str):

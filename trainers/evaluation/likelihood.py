@@ -23,7 +23,8 @@ def log_probabilities(
 ) -> np.ndarray:
     """Log-probability of generating the target tokens of some clips from the conditions of others.
 
-    All are generated in the same random order of tokens, so they can be compared; see `Nano4MModel.score`.
+    All are generated in the same random order of tokens, so they can be compared; see `Nano4MModel.score`. Of sounds
+    only tokens before the filling up with zeros count (`scored_masks`): silence is easily foreseen.
 
     Args:
         conditions: modalities that are given; none for an unconditional probability.
@@ -38,9 +39,10 @@ def log_probabilities(
     for part in tqdm(parts, desc=title, leave=False, disable=len(parts) < 20):
         given = {name: torch.from_numpy(condition_clips[part]) for name in conditions}
         asked = torch.from_numpy(target_clips[part])
-        masks = {name: clips.valid_masks[name][numbers] for name, numbers in {**given, target: asked}.items()}
+        masks = {name: clips.valid_masks[name][numbers] for name, numbers in given.items()}
+        masks[target] = clips.scored_masks[target][asked]
         scores[part] = pipe.model.score(
-            {name: clips.token_ids[name][numbers] for name, numbers in given.items()},
+            {name: clips.given_ids[name][numbers] for name, numbers in given.items()},
             {target: clips.token_ids[target][asked]},
             masks,
             seed=[seed] * len(part),
@@ -49,8 +51,8 @@ def log_probabilities(
 
 
 def num_scored_tokens(pipe: Nano4MPipeline, clips: EvaluationClips, target: str, numbers: np.ndarray) -> np.ndarray:
-    """How many tokens `score` asks for: all that are real but a begin token, which is always given."""
-    counted = clips.valid_masks[target][numbers].clone()
+    """How many tokens are scored: `scored_masks` but for a begin token, which is always given."""
+    counted = clips.scored_masks[target][numbers].clone()
     if pipe.model.config.modalities[target].get("bos_token_id") is not None:
         counted[:, 0] = False
     return counted.sum(1).numpy()
@@ -76,18 +78,18 @@ def likelihood(
         `nats`, and with conditions `nats_unconditional`, `nats_shuffled` (if there are donors), `information`, the
         unconditional nats less the conditional ones, and `information_per_clip`.
     """
-    tokens = num_scored_tokens(pipe, clips, target, numbers)
+    tokens, groups = num_scored_tokens(pipe, clips, target, numbers), clips.groups[numbers]
 
     def nats(names, givers):
         return -log_probabilities(pipe, clips, names, target, givers, numbers, batch_size, seed)
 
     conditional = nats(conditions, numbers)
-    result = estimate("nats", conditional, tokens, seed)
+    result = estimate("nats", conditional, tokens, groups, seed)
     if conditions:
         unconditional = nats((), numbers)
         result["nats_unconditional"] = mean(unconditional, tokens)
         if donors is not None:
             result["nats_shuffled"] = mean(nats(conditions, donors), tokens)
-        result |= estimate("information", unconditional - conditional, tokens, seed)
+        result |= estimate("information", unconditional - conditional, tokens, groups, seed)
         result["information_per_clip"] = mean(unconditional - conditional)
     return result

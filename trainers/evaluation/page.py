@@ -26,7 +26,7 @@ def sample_rows(
     """
     rows = []
     for number, medium in list(zip(numbers, media, strict=True))[:count]:
-        given = {name: cell(name, clips.media[name][number], clips.sampling_rate) for name in direction.conditions}
+        given = {name: cell(name, clips.given[name][number], clips.sampling_rate) for name in direction.conditions}
         true = cell(direction.target, clips.media[direction.target][number], clips.sampling_rate)
         made = cell(direction.target, medium, sampling_rate)
         rows.append({"conditions": given, "generated": made, "true": true if direction.conditions else None})
@@ -62,6 +62,7 @@ def write_page(path: str | Path, results: dict, samples_folder: str | Path, mode
         samples=samples,
         accuracy=accuracy_chart(parts) if any("accuracy" in part for part in parts.values()) else None,
         recall=recall_chart(parts) if any("retrieval" in part for part in parts.values()) else None,
+        gains=results.get("gains", {}),
         sweeps={name: sweep_chart(part) for name, part in results.get("sweep", {}).items()},
         sweep_parts=results.get("sweep", {}),
         training=loss_curves(model_folder),
@@ -118,7 +119,9 @@ def sweep_chart(part: dict) -> str:
             for point in steps:
                 where = point["seconds_per_sample"], point["quality"]
                 axis.annotate(str(point["num_inference_steps"]), where, fontsize=7)
-                if {key: point[key] for key in part["best"]} == part["best"]:
+            for point in points:
+                where = point["seconds_per_sample"], point["quality"]
+                if {key: point.get(key) for key in part["best"]} == part["best"]:
                     axis.plot(*where, "o", color=colour, fillstyle="none", markersize=10)
         axis.set(xscale="log", xlabel="seconds per sample", ylabel=part["measure"])
 

@@ -27,7 +27,7 @@ def retrieval(
 
     Args:
         numbers: the clips, which are both the questions and the candidates.
-        classes: class of each of them, if known.
+        classes: class of each of them, if known; see `recall`.
 
     Returns:
         What `recall` says, for this direction.
@@ -36,15 +36,18 @@ def retrieval(
     questions, candidates = np.repeat(numbers, size), np.tile(numbers, size)
     scores = log_probabilities(pipe, clips, conditions, target, questions, candidates, batch_size, seed)
     prior = log_probabilities(pipe, clips, (), target, numbers, numbers, batch_size, seed)
-    return recall(scores.reshape(size, size) - prior, classes, seed)
+    return recall(scores.reshape(size, size) - prior, classes, clips.groups[numbers], seed)
 
 
-def recall(scores: np.ndarray, classes: np.ndarray | None = None, seed: int = 0) -> dict:
+def recall(
+    scores: np.ndarray, classes: np.ndarray | None = None, groups: np.ndarray | None = None, seed: int = 0
+) -> dict:
     """Recall of the diagonal.
 
     Args:
         scores: `(clips, clips)`, questions by candidates; the right candidate is that with the question's number.
-        classes: class of each clip, `(clips,)`.
+        classes: class of each clip, `(clips,)`; -1 if it is not known, then it is no question about classes.
+        groups: group of each clip, `(clips,)`, for the intervals.
 
     Returns:
         `candidates`; `r1`, `r5`, `r10` with intervals and `curve`, pairs of rank and recall; with classes also
@@ -61,15 +64,16 @@ def recall(scores: np.ndarray, classes: np.ndarray | None = None, seed: int = 0)
     result = {"candidates": size}
     for rank in RANKS:
         result[f"r{rank}"] = float(found(rank).mean())
-        result[f"r{rank}_interval"] = interval(found(rank), seed=seed)
+        result[f"r{rank}_interval"] = interval(found(rank), groups=groups, seed=seed)
         result[f"chance_r{rank}"] = min(1.0, rank / size)
     ranks = sorted({rank for rank in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500) if rank < size} | {size})
     result["curve"] = [[rank, float(found(rank).mean())] for rank in ranks]
-    if classes is not None:
-        alike = classes[:, None] == classes
+    known = None if classes is None else np.flatnonzero(classes >= 0)
+    if known is not None and len(known):
+        alike = classes[known, None] == classes
         for rank in RANKS:
             result[f"ceiling_r{rank}"] = float(np.minimum(rank / alike.sum(1), 1).mean())
-        best = scores == scores.max(1, keepdims=True)
+        best = scores[known] == scores[known].max(1, keepdims=True)
         result["class_at_1"] = float(((best & alike).sum(1) / best.sum(1)).mean())
         result["class_chance"] = float(alike.mean())
     return result

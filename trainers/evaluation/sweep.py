@@ -6,12 +6,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_nano4m import Nano4MPipeline
-from modeling_nano4m.generation_nano4m import DEFAULT_STEPS
+from modeling_nano4m.generation_nano4m import DEFAULT_STEPS, SETTINGS
 from trainers.evaluation.clips import EvaluationClips
 from trainers.evaluation.directions import directions, generation_quality, measure_of, quality
 
 # Settings as good as the best but for so much are told apart by diversity, and numbers of steps by time.
 TOLERANCE = 0.01
+FASTER = 0.9  # of the seconds; times differ by less from run to run
 
 
 def sweep_target(
@@ -27,15 +28,18 @@ def sweep_target(
     """Try settings for one target modality from each single condition.
 
     First every guidance scale with every temperature, in the model's own number of steps; then every number of steps
-    with the best of these. All directions count alike, for a model keeps one setting for each target.
+    with the best of these. The model's own settings are among them, and stay the best unless others are of higher
+    quality, or nearly as good and faster. All directions count alike, for a model keeps one setting for each target.
+    What else it keeps, as `top_p`, `min_p` and the schedule, stays in force throughout.
 
     Args:
         clips: to choose by, not those that are reported on.
         steps: numbers of steps; more than the target has tokens are left out.
 
     Returns:
-        `points`, for each setting and direction its quality, diversity and time, `best` settings for the target,
-        `best_by_direction`, and the `measure` of quality.
+        `points`, for each setting and direction its quality, diversity and time; `best` settings for the target, which
+        are `own`, the model's, unless others are better; `best_by_direction`; `measure` of quality; and `kept`, what
+        else was in force.
 
     Raises:
         ValueError: if no clip has the target and another modality.
@@ -48,11 +52,9 @@ def sweep_target(
     if not chosen:
         raise ValueError(f"no clip to choose settings by has {target} and another modality")
     num_tokens = pipe.model.config.num_tokens_of(target)
-    left_to_right = pipe.model.config.modalities[target].get("order") == "left_to_right"
-    own = pipe.model.modality_defaults.get(target, {}).get("num_inference_steps")
-    # The model's own number is among those to choose from: guidance and temperature are chosen with it.
-    steps = [*steps, own or (num_tokens if left_to_right else DEFAULT_STEPS)]
-    steps = [number for number in sorted(set(steps)) if number <= num_tokens]
+    own = own_sampling(pipe, target)
+    # Guidance and temperature are chosen with the model's own number.
+    steps = sorted({own["num_inference_steps"], *(number for number in steps if number <= num_tokens)})
     points: list[dict] = []
     measures: set[str] = set()
 
@@ -71,24 +73,44 @@ def sweep_target(
         for scale in guidance_scales
         for temperature in temperatures
     ]
+    if (own_pair := {name: own[name] for name in ("guidance_scale", "temperature")}) not in grid:
+        grid.append(own_pair)
     try_settings("guidance and temperature", grid)
     best = best_settings(points, grid, by="diversity")
     stepped = [{**best, "num_inference_steps": int(number)} for number in steps]
-    if stepped:
-        try_settings("steps", stepped)
-        best = best_settings(points, stepped, by="seconds_per_sample")
-    every = [*grid, *stepped]
+    try_settings("steps", stepped)
+    every = [own, *stepped]
+    if own in stepped:
+        every = stepped
+    else:
+        try_settings("own", [own])
+    best = best_settings(points, every, by="seconds_per_sample")
+    if mean_of(points, best, "quality") <= mean_of(points, own, "quality"):
+        seconds, own_seconds = (mean_of(points, settings, "seconds_per_sample") for settings in (best, own))
+        best = best if seconds < FASTER * own_seconds else own
+    kept = pipe.model.modality_defaults.get(target, {})
     return {
         "measure": " or ".join(sorted(measures)),
+        "own": own,
         "best": best,
+        "kept": {name: value for name, value in kept.items() if name not in own},
         "best_by_direction": {
             direction.name: best_settings(
-                [point for point in points if point["direction"] == direction.name], every, by="diversity"
+                [point for point in points if point["direction"] == direction.name], [*grid, *every], by="diversity"
             )
             for direction in chosen
         },
         "points": points,
     }
+
+
+def own_sampling(pipe: Nano4MPipeline, target: str) -> dict:
+    """The model's own `guidance_scale`, `temperature` and `num_inference_steps` for a target."""
+    own = pipe.model.modality_defaults.get(target, {})
+    left_to_right = pipe.model.config.modalities[target].get("order") == "left_to_right"
+    defaults = {name: SETTINGS[name][0] for name in ("guidance_scale", "temperature")}
+    defaults["num_inference_steps"] = pipe.model.config.num_tokens_of(target) if left_to_right else DEFAULT_STEPS
+    return {name: default if own.get(name) is None else own[name] for name, default in defaults.items()}
 
 
 def best_settings(points: list[dict], settings: list[dict], by: str) -> dict:
@@ -100,17 +122,18 @@ def best_settings(points: list[dict], settings: list[dict], by: str) -> dict:
         by: what decides among settings nearly as good as the best: "diversity", the most, or "seconds_per_sample",
             the least.
     """
-
-    def mean_of(sampling: dict, field: str) -> float:
-        of_these = [p for p in points if {k: p.get(k) for k in sampling} == sampling]
-        if "num_inference_steps" not in sampling:
-            of_these = [p for p in of_these if "num_inference_steps" not in p]
-        return float(np.mean([0.0 if p[field] is None else p[field] for p in of_these]))
-
-    qualities = [mean_of(sampling, "quality") for sampling in settings]
+    qualities = [mean_of(points, sampling, "quality") for sampling in settings]
     good = [s for s, value in zip(settings, qualities, strict=True) if value >= max(qualities) - TOLERANCE]
     sign = -1 if by == "seconds_per_sample" else 1
-    return max(good, key=lambda sampling: sign * mean_of(sampling, by))
+    return max(good, key=lambda sampling: sign * mean_of(points, sampling, by))
+
+
+def mean_of(points: list[dict], sampling: dict, field: str) -> float:
+    """Mean of a field of the points with some settings, in the model's own number of steps if they name none."""
+    of_these = [point for point in points if {name: point.get(name) for name in sampling} == sampling]
+    if "num_inference_steps" not in sampling:
+        of_these = [point for point in of_these if "num_inference_steps" not in point]
+    return float(np.mean([0.0 if point[field] is None else point[field] for point in of_these]))
 
 
 def save_best(pipe: Nano4MPipeline, best: dict[str, dict], folder: str) -> None:
