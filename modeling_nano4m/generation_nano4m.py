@@ -47,10 +47,10 @@ class Nano4MGenerationMixin:
         Raises:
             ValueError: for an unknown modality or setting, or a value out of range.
         """
+        if not isinstance(defaults, Mapping) or not all(isinstance(own, Mapping) for own in defaults.values()):
+            raise ValueError(f"modality_defaults must be a dictionary of dictionaries, not {defaults!r}")
         for name, settings in defaults.items():
             self.config.modality_id(name)
-            if not isinstance(settings, Mapping):
-                raise ValueError(f"the settings of {name!r} must be a dictionary, not {settings!r}")
             self._settings(name, settings)
         self.generation_config.modality_defaults = {name: dict(settings) for name, settings in defaults.items()}
 

@@ -198,7 +198,8 @@ def test_a_model_keeps_settings_for_each_modality(tmp_path):
         ({"image": {"scheduler": {"confidence_temperature": "x"}}}, "confidence_temperature"),
         ({"image": {"temperature": "1"}}, "temperature='1'"),
         ({"image": {"guidance_scale": {"smell": 2.0}}}, "unknown modality 'smell'"),
-        ({"image": 5}, "settings of 'image'"),
+        ({"image": 5}, "modality_defaults must be"),
+        (5, "modality_defaults must be"),
     ):
         with pytest.raises(ValueError, match=match):
             model.set_modality_defaults(wrong)
