@@ -18,7 +18,7 @@ from transformers import GenerationMixin
 
 from .configuration_nano4m import is_whole
 from .memory_nano4m import Memory, stacked
-from .sampling_nano4m import SETTINGS, expand_seed, random_numbers, sample
+from .sampling_nano4m import SETTINGS, expand_seed, log_probabilities, random_numbers, sample
 from .scheduling_unmasking import UnmaskingScheduler
 
 DEFAULT_STEPS = 8
@@ -112,6 +112,8 @@ class Nano4MGenerationMixin:
         size = self._batch_size({**inputs, **away}, batch_size)
         self._check_names(*names, *given, *(negative_inputs or {}))
         self._check_masks(masks, given)
+        if len(set(names)) < len(names):
+            raise ValueError(f"target names a modality twice: {names}")
         if isinstance(scheduler, Mapping) and not set(scheduler) <= set(names):
             raise ValueError(f"scheduler: {min(set(scheduler) - set(names))!r} is not among the targets")
         seeds = expand_seed(seed, size)
@@ -245,16 +247,19 @@ class Nano4MGenerationMixin:
             states = memory.ask(target_id, query, asked).unflatten(0, (len(weights), -1))
             progress = step / num_steps
             temperature = sampling["temperature"] * scheduler.temperature_factor(progress)
-            ids, confidence = torch.zeros_like(query), torch.zeros(query.shape, device=device)
-            ids[asked], confidence[asked] = self._draw(
+            ids = torch.zeros_like(query)
+            ids[asked], found = self._draw(
                 target,
                 states[:, asked],
                 weights,
                 uniform[rows, step].gather(1, query)[asked],
                 (query < last_given[rows, None])[asked],
+                by_confidence,
                 {**sampling, "temperature": temperature},
             )
             if by_confidence:
+                confidence = torch.zeros(query.shape, device=device)
+                confidence[asked] = found
                 priority = scheduler.priority(confidence, noise[rows, step].gather(1, query), progress)
                 surest = priority.masked_fill(~asked, -torch.inf).argsort(dim=1, descending=True, stable=True)
                 surest = surest[:, : int(budget.max())]
@@ -280,9 +285,10 @@ class Nano4MGenerationMixin:
         weights: list[float],
         uniform: torch.Tensor,
         before_given: torch.BoolTensor,
+        by_confidence: bool,
         sampling: dict,
-    ) -> tuple[torch.LongTensor, torch.FloatTensor]:
-        """Draw the tokens asked for, and how probable they are.
+    ) -> tuple[torch.LongTensor, torch.FloatTensor | None]:
+        """Draw the tokens asked for, and with `by_confidence` say how probable they are.
 
         Args:
             states: of the decoder, `(branches, queries, hidden_size)`; `weights` are those of the branches.
@@ -292,23 +298,20 @@ class Nano4MGenerationMixin:
         Returns:
             Ids and their log-probabilities before `sampling`, `(queries,)` each.
         """
-        ids, log_probabilities = [], []
+        ids, confidence = [], []
         at_once = self._queries_at_once(target, len(weights))
         parts = zip(states.split(at_once, 1), uniform.split(at_once), before_given.split(at_once), strict=True)
         for part, numbers, before in parts:
             logits = self.logits_of(target, part)
             logits = self._possible((logits * logits.new_tensor(weights)[:, None, None]).sum(0), target, before)
             if not logits.amax(-1).isfinite().all():
-                raise ValueError(
-                    f"no id of {target!r} is possible: the scores are not finite, or there are none but special ids"
-                )
+                raise ValueError(f"no id of {target!r} is possible: scores are not finite, or all ids are special")
             ids.append(sample(logits, numbers, **sampling))
-            log_probabilities.append(_log_probabilities(logits, ids[-1]))
-        return torch.cat(ids), torch.cat(log_probabilities)
+            if by_confidence:
+                confidence.append(log_probabilities(logits, ids[-1]))
+        return torch.cat(ids), torch.cat(confidence) if by_confidence else None
 
-    def _possible(
-        self, logits: torch.FloatTensor, target: str, before_given: torch.BoolTensor | None = None
-    ) -> torch.FloatTensor:
+    def _possible(self, logits: torch.Tensor, target: str, before_given: torch.Tensor | None = None) -> torch.Tensor:
         """Exclude in place, from `(queries, vocab_size)`, what is no answer: padding, a begin, an end too early."""
         modality = self.config.modalities[target]
         for key in ("pad_token_id", "bos_token_id"):
@@ -343,6 +346,7 @@ class Nano4MGenerationMixin:
             steps = steps - 1
             asked = mask & (place > 0)
             impossible = mask & (place == 0) & (ids != modality["bos_token_id"])
+            ids, mask = ids.masked_fill(place == 0, modality["bos_token_id"]), mask | (place == 0)
         if (end := self._end_of(target)) is not None:  # nothing follows it
             ended = (ids == end) & mask
             impossible = impossible | (mask & (ended.cumsum(1) - ended.long() > 0))
@@ -360,7 +364,7 @@ class Nano4MGenerationMixin:
         hidden_states = self.decode(modality_ids, place, states, states_mask, asked, input_steps, target_steps)
         at_once = self._queries_at_once(target)
         found = [
-            _log_probabilities(self._possible(self.logits_of(target, part), target), answers)
+            log_probabilities(self._possible(self.logits_of(target, part), target), answers)
             for part, answers in zip(hidden_states[asked].split(at_once), ids[asked].split(at_once), strict=True)
         ]
         scores = torch.zeros(ids.shape, device=self.device)
@@ -486,11 +490,6 @@ class Nano4MGenerationMixin:
             masks.append(mask)
         columns = {"ids": ids, "modality_ids": modality_ids, "position_ids": position_ids, "valid_mask": masks}
         return {f"input_{name}": torch.cat(tensors, dim=1) for name, tensors in columns.items()}
-
-
-def _log_probabilities(logits: torch.FloatTensor, ids: torch.LongTensor) -> torch.FloatTensor:
-    """Of the ids, `(queries,)`, under the logits, `(queries, vocab_size)`."""
-    return logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
 
 
 def _end(token_ids: torch.Tensor, eos_token_id: int, known: torch.Tensor, valid: torch.Tensor) -> None:

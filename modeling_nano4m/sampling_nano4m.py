@@ -93,3 +93,8 @@ def sample(
     cumulative = scores.softmax(-1).cumsum(-1)
     sampled = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     return sampled[:, 0]
+
+
+def log_probabilities(logits: torch.FloatTensor, ids: torch.LongTensor) -> torch.FloatTensor:
+    """Of the ids, `(queries,)`, under the logits, `(queries, vocab_size)`."""
+    return logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]

@@ -286,6 +286,9 @@ def test_the_probabilities_of_all_texts_add_up_to_one():
     never = torch.tensor([[1, 2, 3, 4], [1, 3, 1, 2], [1, 3, 0, 2], [3, 3, 4, 2]])
     masks = {"text": torch.ones_like(never)}
     assert (model.score({}, {"text": never}, masks, seed=[0] * 4) == -torch.inf).all()
+    # The begin token is there whether it is said to be or not.
+    masks = {"text": torch.tensor([[0, 1, 1, 1]] * 8)}
+    torch.testing.assert_close(model.score({}, {"text": torch.tensor(texts[:8])}, masks).exp(), probabilities[:8])
 
 
 @pytest.mark.parametrize("order", ["random", "confidence"])
@@ -356,6 +359,7 @@ def test_half_precision_generates_and_scores(dtype):
         ({"inputs": {"image": torch.zeros(3, 12)}}, "'image' must be a tensor of whole numbers"),
         ({"inputs": {"image": [[0] * 12]}}, "'image' must be a tensor of whole numbers"),
         ({"seed": 1.5}, "seed=1.5"),
+        ({"target": ["audio", "audio"]}, "target names a modality twice"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, match):

@@ -228,7 +228,7 @@ def test_the_same_seed_gives_the_same_file(folder, tmp_path):
         (
             run_training.main,
             "{folder}/model.yaml --dataset {folder}/tokens --attn_implementation flash_attention_2",
-            "flash_attn",
+            "FlashAttention2",
         ),
         (
             run_training.main,
