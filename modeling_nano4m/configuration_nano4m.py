@@ -1,8 +1,10 @@
 """Configuration of nano4M: the modalities it knows, and the size of the transformer."""
 
 import math
+from numbers import Integral
 
 from huggingface_hub.dataclasses import strict
+from torch import nn
 from transformers import PreTrainedConfig
 
 
@@ -19,7 +21,8 @@ class Nano4MConfig(PreTrainedConfig):
               axis has position embeddings of its own, summed;
             - `order` (str): `"any"` if tokens may be predicted in any order (the default), `"left_to_right"` for
               sequences that grow from the front, like text;
-            - `bos_token_id`, `eos_token_id`, `pad_token_id` (int, optional): begin, end and fill of a sequence.
+            - `bos_token_id`, `eos_token_id`, `pad_token_id` (int, optional): begin, end and fill of a sequence; only
+              one that goes from left to right has a begin.
         hidden_size, intermediate_size: width of the transformer and of its feed-forward layers.
         num_encoder_layers, num_decoder_layers, num_attention_heads: its depth and heads.
         dropout: after attention, in the feed-forward layers, and on attention weights; in [0, 1).
@@ -51,37 +54,32 @@ class Nano4MConfig(PreTrainedConfig):
         # JSON files sort the keys of a dictionary, so nothing may hang on their order: modalities are numbered
         # by name, and axes, whose order matters, are kept as a list.
         self.modalities = {
-            name: {**modality, "token_axes": _pairs(modality["token_axes"])} if "token_axes" in modality else modality
+            name: {**modality, "token_axes": _pairs(name, modality["token_axes"])}
+            if "token_axes" in modality
+            else modality
             for name, modality in sorted(self.modalities.items())
         }
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Called by transformers after the fields are set."""
+        sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_encoder_layers", "num_decoder_layers")
+        for field in sizes:
+            if not is_whole(getattr(self, field), 1):
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
+        for field in ("initializer_range", "layer_norm_eps"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field}={getattr(self, field)} must be above 0")
         if not self.modalities:
             raise ValueError("modalities is empty: name at least one")
         for name, modality in self.modalities.items():
-            for field in ("vocab_size", "token_axes"):
-                if field not in modality:
-                    raise ValueError(f"modalities[{name!r}] lacks the field {field!r}")
-            lengths = [length for _, length in modality["token_axes"]]
-            if modality["vocab_size"] < 1 or not lengths or min(lengths) < 1:
-                raise ValueError(f"modalities[{name!r}]: vocab_size and every length in token_axes must be at least 1")
-            if len({axis for axis, _ in modality["token_axes"]}) < len(lengths):
-                raise ValueError(f"modalities[{name!r}]: two of token_axes have the same name")
-            for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
-                if modality.get(field) is not None and not 0 <= modality[field] < modality["vocab_size"]:
-                    raise ValueError(f"modalities[{name!r}]: {field}={modality[field]} is not in [0, vocab_size)")
-            if modality.get("eos_token_id") is not None and modality.get("pad_token_id") is None:
-                raise ValueError(f"modalities[{name!r}] has an eos_token_id and needs a pad_token_id to follow it")
-            if modality.get("order", "any") not in ("any", "left_to_right"):
-                raise ValueError(
-                    f"modalities[{name!r}]: order must be 'any' or 'left_to_right', not {modality['order']!r}"
-                )
+            _check_modality(name, modality)
 
     @property
     def modality_names(self) -> list[str]:
@@ -115,5 +113,46 @@ class Nano4MConfig(PreTrainedConfig):
         return math.prod(length for _, length in self.modalities[name]["token_axes"])
 
 
-def _pairs(axes: dict[str, int] | list) -> list[list]:
-    return [list(pair) for pair in (axes.items() if isinstance(axes, dict) else axes)]
+def is_whole(value, least: int) -> bool:
+    """Whether `value` is a whole number, of any type but bool, and at least `least`."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+
+
+def _check_modality(name: str, modality: dict) -> None:
+    for field in ("vocab_size", "token_axes"):
+        if field not in modality:
+            raise ValueError(f"modalities[{name!r}] lacks the field {field!r}")
+    axes = dict(modality["token_axes"])
+    for word in (name, *axes):  # each is the name of a module
+        if not isinstance(word, str) or not word or "." in word or hasattr(nn.ModuleDict(), word):
+            raise ValueError(f"modalities[{name!r}]: torch cannot have {word!r} for a name; choose another")
+    if not axes or not all(is_whole(number, 1) for number in (modality["vocab_size"], *axes.values())):
+        raise ValueError(
+            f"modalities[{name!r}]: vocab_size and every length in token_axes must be whole and at least 1"
+        )
+    if len(axes) < len(modality["token_axes"]):
+        raise ValueError(f"modalities[{name!r}]: two of token_axes have the same name")
+    order = modality.get("order", "any")
+    if order not in ("any", "left_to_right"):
+        raise ValueError(f"modalities[{name!r}]: order must be 'any' or 'left_to_right', not {order!r}")
+    fields = ("bos_token_id", "eos_token_id", "pad_token_id")
+    special = {field: modality[field] for field in fields if modality.get(field) is not None}
+    for field, value in special.items():
+        if not is_whole(value, 0) or value >= modality["vocab_size"]:
+            raise ValueError(f"modalities[{name!r}]: {field}={value} is not in [0, vocab_size)")
+    if len(set(special.values())) < len(special):
+        raise ValueError(f"modalities[{name!r}]: {', '.join(special)} must differ, not {special}")
+    if "eos_token_id" in special and "pad_token_id" not in special:
+        raise ValueError(f"modalities[{name!r}] has an eos_token_id and needs a pad_token_id to follow it")
+    if "bos_token_id" in special and order != "left_to_right":
+        raise ValueError(f"modalities[{name!r}]: only an order 'left_to_right' begins with a bos_token_id")
+
+
+def _pairs(name: str, axes: dict[str, int] | list) -> list[list]:
+    try:
+        pairs = [list(pair) for pair in (axes.items() if isinstance(axes, dict) else axes)]
+    except TypeError:
+        pairs = [[]]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"modalities[{name!r}]: token_axes must be pairs of a name and a length, not {axes!r}")
+    return pairs

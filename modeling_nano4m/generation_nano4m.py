@@ -9,25 +9,21 @@ Every sample has its own random numbers, one per step and position, so that it c
 in any batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
+from accelerate.hooks import ModelHook
 from transformers import GenerationMixin
 
-from .layers_nano4m import KeyValueCache
-from .sampling_nano4m import expand_seed, random_numbers, sample
+from .configuration_nano4m import is_whole
+from .memory_nano4m import Memory, stacked
+from .sampling_nano4m import SETTINGS, expand_seed, log_probabilities, random_numbers, sample
 from .scheduling_unmasking import UnmaskingScheduler
 
 DEFAULT_STEPS = 8
-# Settings a model may have for each modality, in `generation_config.modality_defaults`, and which values are legal.
-SETTINGS = {
-    "guidance_scale": (1.0, lambda value: True),
-    "temperature": (1.0, lambda value: value >= 0),
-    "top_k": (0, lambda value: value >= 0),
-    "top_p": (1.0, lambda value: 0 < value <= 1),
-    "min_p": (0.0, lambda value: 0 <= value <= 1),
-    "num_inference_steps": (None, lambda value: value is None or value >= 1),
-}
+# Logits held at a time: 64 MB in float32.
+LOGITS_AT_ONCE = 2**24
 
 
 class Nano4MGenerationMixin:
@@ -51,6 +47,8 @@ class Nano4MGenerationMixin:
         Raises:
             ValueError: for an unknown modality or setting, or a value out of range.
         """
+        if not isinstance(defaults, Mapping) or not all(isinstance(own, Mapping) for own in defaults.values()):
+            raise ValueError(f"modality_defaults must be a dictionary of dictionaries, not {defaults!r}")
         for name, settings in defaults.items():
             self.config.modality_id(name)
             self._settings(name, settings)
@@ -85,7 +83,7 @@ class Nano4MGenerationMixin:
             valid_masks: for each condition, True where its tokens are given, same shape; if absent, all but padding.
             negative_inputs: like `inputs`, what to lead away from: guidance starts from these conditions instead of
                 from none. Without guidance, at a scale of 1, they have no influence.
-            batch_size: number of samples when `inputs` is empty; 1 if None.
+            batch_size: number of samples, which `inputs` say if there are any; else 1 if None.
             num_inference_steps: steps of unmasking; 8, or one per token for left-to-right modalities.
             scheduler: decides which tokens are fixed when, or one for each target by name; the modality's own, or
                 `UnmaskingScheduler()`.
@@ -105,15 +103,19 @@ class Nano4MGenerationMixin:
             of these by name if several targets were named.
 
         Raises:
-            ValueError: for an unknown modality, a wrong shape, or a parameter out of range.
+            ValueError: for an unknown modality, a wrong shape, a parameter out of range or without meaning, and where
+                no id is left to choose, as if the model's scores are not finite.
         """
         names = [target] if isinstance(target, str) else list(target)
         given, masks, generated = dict(inputs), dict(valid_masks or {}), {}
         away = {f"negative {name}": ids for name, ids in (negative_inputs or {}).items()}
         size = self._batch_size({**inputs, **away}, batch_size)
-        self._check_names(*names, *given, *masks, *(negative_inputs or {}))
-        if isinstance(guidance_scale, Mapping):
-            self._check_names(*guidance_scale)
+        self._check_names(*names, *given, *(negative_inputs or {}))
+        self._check_masks(masks, given)
+        if len(set(names)) < len(names):
+            raise ValueError(f"target names a modality twice: {names}")
+        if isinstance(scheduler, Mapping) and not set(scheduler) <= set(names):
+            raise ValueError(f"scheduler: {min(set(scheduler) - set(names))!r} is not among the targets")
         seeds = expand_seed(seed, size)
         for place, name in enumerate(names):
             settings = self._settings(
@@ -129,7 +131,8 @@ class Nano4MGenerationMixin:
             )
             # Other random numbers for each target, or they would be filled in one order with like choices.
             own_seeds = [number + 1_000_003 * place for number in seeds]
-            generated[name] = self._generate(given, name, masks, negative_inputs or {}, own_seeds, **settings)
+            with self._weights_at_hand():
+                generated[name] = self._generate(given, name, masks, negative_inputs or {}, own_seeds, **settings)
             given[name] = generated[name]
             masks.pop(name, None)
         return generated[target] if isinstance(target, str) else generated
@@ -146,14 +149,15 @@ class Nano4MGenerationMixin:
         """Log-probability of generating exactly `targets` given `inputs`, one token a step; for ranking and retrieval.
 
         By the chain rule, in one pass of the model: a token is predicted from the conditions and from the tokens
-        before it, in an order that is random for grids and that of reading for sequences.
+        before it, in an order that is random for grids and that of reading for sequences. At temperature 1, without
+        guidance; -inf for what `generate` cannot make, such as tokens behind an end.
 
         Args:
             inputs: conditions, as for `generate`; may be empty.
             targets: the token ids in question, `name -> (batch, num_tokens)` int64; each is a condition of those
                 after it.
             valid_masks: for conditions and targets, as for `generate`; targets left out are not scored.
-            num_orders: random orders to average over.
+            num_orders: random orders to average over, at least 1.
             seed: of these orders, as for `generate`: sample `i` gets `seed + i`. Give all the same one,
                 `[0] * batch`, to compare candidates in the same orders.
 
@@ -161,22 +165,35 @@ class Nano4MGenerationMixin:
             `(batch,)` float32, nats.
 
         Raises:
-            ValueError: for an unknown modality, one that is input and target, or a wrong shape.
+            ValueError: for an unknown modality, one that is input and target, a wrong shape or number of orders.
         """
         given, masks = dict(inputs), dict(valid_masks or {})
         if twice := set(inputs) & set(targets):
             raise ValueError(f"{min(twice)!r} is both among the inputs and among the targets")
         size = self._batch_size({**inputs, **targets}, None)
-        self._check_names(*given, *targets, *masks)
+        self._check_names(*given, *targets)
+        self._check_masks(masks, {**given, **targets})
+        if not is_whole(num_orders, 1):
+            raise ValueError(f"num_orders={num_orders!r} must be at least 1")
         seeds = expand_seed(seed, size)
-        total = torch.zeros(size, device=self.device)
-        for name, ids in targets.items():
-            ids, mask = self._checked(name, ids, masks)
+        total = 0.0
+        for name in targets:
             for order in range(num_orders):
                 own_seeds = [number + 1_000_003 * order for number in seeds]
-                total += self._score(given, name, ids, mask, masks, own_seeds) / num_orders
+                with self._weights_at_hand():
+                    total = total + self._score(given, name, targets[name], masks, own_seeds) / num_orders
             given[name] = targets[name]
-        return total
+        return total if targets else torch.zeros(size)
+
+    @contextmanager
+    def _weights_at_hand(self) -> Iterator[None]:
+        """Inside, weights that accelerate offloads are where they are used, as in a call of the model."""
+        hook = getattr(self, "_hf_hook", ModelHook())
+        hook.pre_forward(self)
+        try:
+            yield
+        finally:
+            hook.post_forward(self, None)
 
     def _generate(
         self,
@@ -194,8 +211,7 @@ class Nano4MGenerationMixin:
         modality, target_id = self.config.modalities[target], self.config.modality_id(target)
         num_tokens = self.config.num_tokens_of(target)
         left_to_right = modality.get("order", "any") == "left_to_right"
-        impossible = [modality[key] for key in ("pad_token_id", "bos_token_id") if modality.get(key) is not None]
-        eos_token_id = modality.get("eos_token_id") if left_to_right else None
+        eos_token_id = self._end_of(target)
         num_steps = num_inference_steps or (num_tokens if left_to_right else DEFAULT_STEPS)
 
         # `valid` are target tokens that count; those behind an end token are known, but not valid.
@@ -212,7 +228,7 @@ class Nano4MGenerationMixin:
 
         branches, weights = self._branches(inputs, target, valid_masks, negative_inputs, guidance_scale)
         branches = [self._side_by_side([*parts, (target_id, token_ids, known)], size) for parts in branches]
-        memory = _Memory(self, _stacked(branches), len(branches))
+        memory = Memory(self, stacked(branches), len(branches))
         rows = torch.arange(size, device=device)  # samples that still lack something
 
         for step in range(num_steps):
@@ -228,16 +244,22 @@ class Nano4MGenerationMixin:
             queue = order[rows].masked_fill(known[rows], -torch.inf).argsort(dim=1, descending=True, stable=True)
             query = queue[:, : int(num_asked.max())]
             asked = torch.arange(query.shape[1], device=device) < num_asked
-            logits = self.logits_of(target, memory.ask(target_id, query, asked))
-            logits = (logits.unflatten(0, (len(weights), -1)) * logits.new_tensor(weights)[:, None, None, None]).sum(0)
-            logits[..., impossible] = -torch.inf
-            if eos_token_id is not None:  # no end before a token that was given
-                logits[..., eos_token_id].masked_fill_(query < last_given[rows, None], -torch.inf)
+            states = memory.ask(target_id, query, asked).unflatten(0, (len(weights), -1))
             progress = step / num_steps
             temperature = sampling["temperature"] * scheduler.temperature_factor(progress)
-            ids = sample(logits, uniform[rows, step].gather(1, query), **{**sampling, "temperature": temperature})
+            ids = torch.zeros_like(query)
+            ids[asked], found = self._draw(
+                target,
+                states[:, asked],
+                weights,
+                uniform[rows, step].gather(1, query)[asked],
+                (query < last_given[rows, None])[asked],
+                by_confidence,
+                {**sampling, "temperature": temperature},
+            )
             if by_confidence:
-                confidence = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+                confidence = torch.zeros(query.shape, device=device)
+                confidence[asked] = found
                 priority = scheduler.priority(confidence, noise[rows, step].gather(1, query), progress)
                 surest = priority.masked_fill(~asked, -torch.inf).argsort(dim=1, descending=True, stable=True)
                 surest = surest[:, : int(budget.max())]
@@ -256,21 +278,78 @@ class Nano4MGenerationMixin:
                 memory.add(target_id, ids, query, fixed)
         return token_ids.masked_fill(~valid, modality.get("pad_token_id") or 0)
 
+    def _draw(
+        self,
+        target: str,
+        states: torch.Tensor,
+        weights: list[float],
+        uniform: torch.Tensor,
+        before_given: torch.BoolTensor,
+        by_confidence: bool,
+        sampling: dict,
+    ) -> tuple[torch.LongTensor, torch.FloatTensor | None]:
+        """Draw the tokens asked for, and with `by_confidence` say how probable they are.
+
+        Args:
+            states: of the decoder, `(branches, queries, hidden_size)`; `weights` are those of the branches.
+            uniform, before_given: a random number, and whether a token that was given follows, `(queries,)` each.
+            sampling: what `sample` takes.
+
+        Returns:
+            Ids and their log-probabilities before `sampling`, `(queries,)` each.
+        """
+        ids, confidence = [], []
+        at_once = self._queries_at_once(target, len(weights))
+        parts = zip(states.split(at_once, 1), uniform.split(at_once), before_given.split(at_once), strict=True)
+        for part, numbers, before in parts:
+            logits = self.logits_of(target, part)
+            logits = self._possible((logits * logits.new_tensor(weights)[:, None, None]).sum(0), target, before)
+            if not logits.amax(-1).isfinite().all():
+                raise ValueError(f"no id of {target!r} is possible: scores are not finite, or all ids are special")
+            ids.append(sample(logits, numbers, **sampling))
+            if by_confidence:
+                confidence.append(log_probabilities(logits, ids[-1]))
+        return torch.cat(ids), torch.cat(confidence) if by_confidence else None
+
+    def _possible(self, logits: torch.Tensor, target: str, before_given: torch.Tensor | None = None) -> torch.Tensor:
+        """Exclude in place, from `(queries, vocab_size)`, what is no answer: padding, a begin, an end too early."""
+        modality = self.config.modalities[target]
+        for key in ("pad_token_id", "bos_token_id"):
+            if modality.get(key) is not None:
+                logits[:, modality[key]] = -torch.inf
+        if before_given is not None and self._end_of(target) is not None:
+            logits[:, modality["eos_token_id"]].masked_fill_(before_given, -torch.inf)
+        return logits
+
+    def _queries_at_once(self, target: str, num_branches: int = 1) -> int:
+        return max(1, LOGITS_AT_ONCE // (num_branches * self.config.vocab_size_of(target)))
+
+    def _end_of(self, target: str) -> int | None:
+        """The id that ends a sequence; None for grids, which have no end."""
+        modality = self.config.modalities[target]
+        return modality.get("eos_token_id") if modality.get("order", "any") == "left_to_right" else None
+
     def _score(
-        self, inputs: dict, target: str, ids: torch.Tensor, mask: torch.Tensor, valid_masks: dict, seeds: list[int]
+        self, inputs: dict, target: str, ids: torch.Tensor, valid_masks: dict, seeds: list[int]
     ) -> torch.FloatTensor:
-        modality, target_id = self.config.modalities[target], self.config.modality_id(target)
+        modality = self.config.modalities[target]
+        target_id, ids, mask = self._part(target, ids, valid_masks)
         size, num_tokens = ids.shape
-        parts = [self._part(name, values, valid_masks) for name, values in inputs.items() if name != target]
+        parts = [self._part(name, values, valid_masks) for name, values in inputs.items()]
         place = torch.arange(num_tokens, device=self.device).expand(size, -1)
         order = random_numbers(seeds, 0, num_tokens, self.device)[0]
         if modality.get("order", "any") == "left_to_right":
             order = place
         steps = 1 + order.argsort(dim=1).argsort(dim=1)
-        asked = mask
+        asked, impossible = mask, torch.zeros_like(mask)
         if modality.get("bos_token_id") is not None:  # given like the conditions, never in question
             steps = steps - 1
             asked = mask & (place > 0)
+            impossible = mask & (place == 0) & (ids != modality["bos_token_id"])
+            ids, mask = ids.masked_fill(place == 0, modality["bos_token_id"]), mask | (place == 0)
+        if (end := self._end_of(target)) is not None:  # nothing follows it
+            ended = (ids == end) & mask
+            impossible = impossible | (mask & (ended.cumsum(1) - ended.long() > 0))
         batch = self._side_by_side([*parts, (target_id, ids, mask)], size)
         input_steps = torch.nn.functional.pad(steps, (batch["input_ids"].shape[1] - num_tokens, 0))
         states, states_mask = self.encode(
@@ -283,14 +362,14 @@ class Nano4MGenerationMixin:
         modality_ids = torch.full_like(ids, target_id)
         target_steps = steps.clamp_min(1)
         hidden_states = self.decode(modality_ids, place, states, states_mask, asked, input_steps, target_steps)
-        _, losses = self.head(
-            hidden_states.flatten(0, 1),
-            [self.config.vocabulary_rows(target)],
-            ids.flatten(),
-            torch.where(asked, 0, -1).flatten(),
-            hidden_states.new_ones(asked.numel(), dtype=torch.float32),
-        )
-        return -losses.view(size, num_tokens).sum(1)
+        at_once = self._queries_at_once(target)
+        found = [
+            log_probabilities(self._possible(self.logits_of(target, part), target), answers)
+            for part, answers in zip(hidden_states[asked].split(at_once), ids[asked].split(at_once), strict=True)
+        ]
+        scores = torch.zeros(ids.shape, device=self.device)
+        scores[asked] = torch.cat(found)
+        return scores.masked_fill(impossible, -torch.inf).sum(1)
 
     def _settings(self, target: str, own: Mapping, **given) -> dict:
         """What was given, else what the model keeps for this modality (`own`), else the default; checked."""
@@ -302,32 +381,51 @@ class Nano4MGenerationMixin:
         for name, (default, is_legal) in SETTINGS.items():
             values = (given.get(name), own.get(name), default)
             value = next((value for value in values if value is not None), None)
-            by_condition = name == "guidance_scale" and isinstance(value, Mapping)
-            if not by_condition and (isinstance(value, Mapping) or not is_legal(value)):
-                raise ValueError(f"{name}={value} is out of range")
+            values = [value]
+            if name == "guidance_scale" and isinstance(value, Mapping):
+                self._check_names(*value)
+                values = value.values()
+            if not all(map(is_legal, values)):
+                raise ValueError(f"{name}={value!r} is out of range")
             settings[name] = value
-        try:
-            scheduler = given.get("scheduler") or UnmaskingScheduler(**own.get("scheduler", {}))
-        except TypeError as error:
-            raise ValueError(f"the scheduler of {target!r}: {error}") from error
+        scheduler = given.get("scheduler")
+        if scheduler is None:
+            try:
+                scheduler = UnmaskingScheduler(**own.get("scheduler") or {})
+            except TypeError as error:
+                raise ValueError(f"the scheduler of {target!r}: {error}") from error
+        elif not hasattr(scheduler, "known_after_step"):
+            raise ValueError(f"scheduler must be an UnmaskingScheduler, not {scheduler!r}")
         return {**settings, "scheduler": scheduler}
 
     def _batch_size(self, inputs: Mapping[str, torch.Tensor], batch_size: int | None) -> int:
         sizes = {name: len(ids) for name, ids in inputs.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"inputs have different batch sizes: {sizes}")
-        return next(iter(sizes.values()), batch_size or 1)
+        size = next(iter(sizes.values()), 1 if batch_size is None else batch_size)
+        if not is_whole(size, 1):
+            raise ValueError(f"batch_size={size!r}: there must be at least one sample")
+        if batch_size not in (None, size):
+            raise ValueError(f"batch_size={batch_size}, but the inputs have {size} samples")
+        return int(size)
 
     def _check_names(self, *names: str) -> None:
         for name in names:
             self.config.modality_id(name)
 
+    def _check_masks(self, valid_masks: Mapping, ids: Mapping) -> None:
+        self._check_names(*valid_masks)
+        if idle := set(valid_masks) - set(ids):
+            raise ValueError(f"valid_masks[{min(idle)!r}] belongs to no ids")
+
     def _checked(self, name: str, ids: torch.Tensor, valid_masks: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and their mask on the model's device; ValueError if they are no ids of this modality."""
         length, vocab_size = self.config.num_tokens_of(name), self.config.vocab_size_of(name)
+        if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.dtype == torch.bool:
+            raise ValueError(f"ids of {name!r} must be a tensor of whole numbers")
         if ids.ndim != 2 or ids.shape[1] != length:
             raise ValueError(f"ids of {name!r} must have shape (batch, {length}), got {tuple(ids.shape)}")
-        ids = ids.to(self.device)
+        ids = ids.to(self.device, torch.int64)
         pad_token_id = self.config.modalities[name].get("pad_token_id")
         if name in valid_masks:
             mask = valid_masks[name].to(self.device).bool()
@@ -394,66 +492,9 @@ class Nano4MGenerationMixin:
         return {f"input_{name}": torch.cat(tensors, dim=1) for name, tensors in columns.items()}
 
 
-class _Memory:
-    """What the encoder has read so far: for every branch of guidance and every sample, branches outermost."""
-
-    def __init__(self, model, batch: dict[str, torch.Tensor], num_branches: int):
-        self.model = model
-        self.num_branches = num_branches
-        self.encoder_cache, self.decoder_cache = KeyValueCache(), KeyValueCache()
-        self.states, self.valid_mask = model.encode(**batch, cache=self.encoder_cache)
-
-    def ask(self, modality_id: int, positions: torch.LongTensor, asked: torch.BoolTensor) -> torch.FloatTensor:
-        """Decoder states of the positions asked about, `(branches * samples, queries, hidden_size)`."""
-        positions, asked = self._for_branches(positions), self._for_branches(asked)
-        hidden_states = self.model.decode(
-            torch.full_like(positions, modality_id),
-            positions,
-            self.states,
-            self.valid_mask,
-            asked,
-            cache=self.decoder_cache,
-        )
-        self.states = self.states[:, :0]  # their keys and values are in the cache now
-        return hidden_states
-
-    def add(
-        self, modality_id: int, ids: torch.LongTensor, positions: torch.LongTensor, fixed: torch.BoolTensor
-    ) -> None:
-        """Let the encoder read what was fixed, one token after the other."""
-        self.valid_mask = torch.cat([self.valid_mask, self._for_branches(fixed)], dim=1)
-        ids, positions = self._for_branches(ids * fixed), self._for_branches(positions)
-        self.states = self.model.encode_more(
-            ids, torch.full_like(ids, modality_id), positions, self.valid_mask, self.encoder_cache
-        )
-
-    def keep(self, samples: torch.BoolTensor) -> None:
-        """Forget the samples that are finished."""
-        rows = self._for_branches(samples[:, None])[:, 0].nonzero()[:, 0]
-        self.states, self.valid_mask = self.states[rows], self.valid_mask[rows]
-        self.encoder_cache.keep(rows)
-        self.decoder_cache.keep(rows)
-
-    def _for_branches(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.repeat(self.num_branches, *[1] * (tensor.ndim - 1))
-
-
 def _end(token_ids: torch.Tensor, eos_token_id: int, known: torch.Tensor, valid: torch.Tensor) -> None:
     """Mark in place what follows the first end token: nothing is left to know there, and nothing counts."""
     ended = ((token_ids == eos_token_id) & valid).cumsum(1).bool()
     behind = torch.nn.functional.pad(ended[:, :-1], (1, 0))
     known |= behind
     valid &= ~behind
-
-
-def _stacked(branches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Batches of different lengths as one, padded to the longest and cut to what is valid of it."""
-    longest = max(branch["input_ids"].shape[1] for branch in branches)
-    pad = torch.nn.functional.pad
-    stacked = {
-        name: torch.cat([pad(branch[name], (0, longest - branch[name].shape[1])) for branch in branches])
-        for name in branches[0]
-    }
-    mask = stacked["input_valid_mask"]
-    order = mask.long().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
-    return {name: tensor.gather(1, order) for name, tensor in stacked.items()}

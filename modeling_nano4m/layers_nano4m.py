@@ -138,7 +138,7 @@ class Nano4MAttention(nn.Module):
         return self.o_proj(layout.drop_padding(output.flatten(2))), weights
 
     def _heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return states.unflatten(-1, (self.config.num_attention_heads, self.head_dim)).transpose(1, 2)
 
 
 class Nano4MMLP(nn.Module):

@@ -26,7 +26,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_nano4m import Nano4MConfig
+from .configuration_nano4m import Nano4MConfig, is_whole
+from .embeddings_nano4m import Nano4MEmbeddings, check_tokens
 from .generation_nano4m import Nano4MGenerationMixin
 from .layers_nano4m import (
     KeyValueCache,
@@ -68,56 +69,6 @@ class Nano4MOutput(ModelOutput):
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
     encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class Nano4MEmbeddings(nn.Module):
-    """Embeds tokens (id, modality, position) and queries (modality, position).
-
-    All vocabularies stand in one table, and so do all positions: the id of a modality is shifted by the sizes of
-    the modalities before it, and a whole mixed batch is one lookup.
-    """
-
-    def __init__(self, config: Nano4MConfig):
-        super().__init__()
-        self.config = config
-        self.tokens = nn.Embedding(config.num_vocabulary_rows, config.hidden_size)
-        self.modalities = nn.Embedding(len(config.modalities), config.hidden_size)
-        self.positions = nn.ModuleDict(
-            {
-                name: nn.ModuleDict({axis: nn.Embedding(n, config.hidden_size) for axis, n in modality["token_axes"]})
-                for name, modality in config.modalities.items()
-            }
-        )
-        self.register_buffer("token_offsets", self._token_offsets(), persistent=False)
-        self.register_buffer("position_offsets", self._position_offsets(), persistent=False)
-
-    def forward(
-        self, modality_ids: torch.Tensor, position_ids: torch.Tensor, token_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Ids of shape `(batch, length)` to `(batch, length, hidden_size)`; queries have no `token_ids`."""
-        embeddings = F.embedding(position_ids + self.position_offsets[modality_ids], self._position_table())
-        embeddings = embeddings + self.modalities(modality_ids)
-        if token_ids is not None:
-            embeddings = embeddings + self.tokens(token_ids + self.token_offsets[modality_ids])
-        return embeddings
-
-    def _position_table(self) -> torch.Tensor:
-        """Embeddings of every position of every modality, each the sum over its axes."""
-        tables = []
-        for axes in self.positions.values():
-            table = 0
-            for axis in axes.values():
-                # The grid grows by one axis: (positions so far, 1, dim) + (1, axis, dim).
-                table = axis.weight if isinstance(table, int) else (table[:, None] + axis.weight).flatten(0, 1)
-            tables.append(table)
-        return torch.cat(tables)
-
-    def _token_offsets(self) -> torch.LongTensor:
-        return torch.tensor([self.config.vocabulary_rows(name).start for name in self.config.modalities])
-
-    def _position_offsets(self) -> torch.LongTensor:
-        sizes = torch.tensor([self.config.num_tokens_of(name) for name in self.config.modalities])
-        return sizes.cumsum(0) - sizes
 
 
 class Nano4MHead(nn.Linear):
@@ -228,16 +179,19 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
 
         Args:
             modality: its name.
-            vocab_size: new number of ids, at least 1. New ids start from fresh random weights.
+            vocab_size: new number of ids, at least 1. New ids start from fresh random weights; where modalities share
+                their vocabularies, only those beyond the longest do, and the others have the rows they share.
 
         Raises:
-            ValueError: the model does not know the modality, or `vocab_size` leaves no room for its special ids.
+            ValueError: the model does not know the modality, or `vocab_size` is no whole number or leaves no room for
+                its special ids.
         """
         self.config.modality_id(modality)
         special = [value for key, value in self.config.modalities[modality].items() if key.endswith("_token_id")]
         least = 1 + max((value for value in special if value is not None), default=0)
-        if vocab_size < least:
-            raise ValueError(f"vocab_size of {modality!r} must be at least {least}, not {vocab_size}")
+        if not is_whole(vocab_size, least):
+            raise ValueError(f"vocab_size of {modality!r} must be at least {least}, not {vocab_size!r}")
+        vocab_size = int(vocab_size)
         before = self.config.vocabulary_rows(modality)
         num_before = self.config.num_vocabulary_rows
         self.config.modalities[modality]["vocab_size"] = vocab_size
@@ -250,8 +204,9 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             fresh.normal_(std=self.config.initializer_range)
             return torch.cat([weight[: before.start], mine, fresh, weight[before.stop :]])
 
-        self.embeddings.tokens = nn.Embedding.from_pretrained(resized(self.embeddings.tokens.weight), freeze=False)
-        self.head.weight = nn.Parameter(resized(self.head.weight))
+        for module in (self.embeddings.tokens, self.head):
+            module.weight = nn.Parameter(resized(module.weight), module.weight.requires_grad)
+        self.embeddings.tokens.num_embeddings = len(self.embeddings.tokens.weight)
         self.head.out_features = len(self.head.weight)
         self.embeddings.token_offsets.copy_(self.embeddings._token_offsets())
         self.tie_weights()
@@ -267,6 +222,10 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             modality: its name.
             vectors: `(vocab_size, dim)`, such as a tokenizer's `token_vectors()`; projected at random to the width
                 and scale of the model's own initial weights.
+
+        Raises:
+            ValueError: the model does not know the modality, or the vectors have another shape, are not finite or are
+                all the same.
         """
         self.config.modality_id(modality)
         rows = self.config.vocabulary_rows(modality)
@@ -275,7 +234,10 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
                 f"vectors of {modality!r} must have shape ({self.config.vocab_size_of(modality)}, dim), got "
                 f"{tuple(vectors.shape)}"
             )
-        vectors = ((vectors - vectors.mean(0)) / vectors.std()).to(self.device)
+        vectors = vectors.float() - vectors.float().mean(0)
+        if not 0 < vectors.std() < torch.inf:
+            raise ValueError(f"vectors of {modality!r} are not finite, or all the same: they tell no tokens apart")
+        vectors = (vectors / vectors.std()).to(self.device)
         tables = [self.embeddings.tokens.weight]
         if not self.config.tie_word_embeddings:
             tables.append(self.head.weight)
@@ -322,7 +284,18 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
 
         Returns:
             Nano4MOutput. Padding influences neither the outputs at real positions nor the loss.
+
+        Raises:
+            ValueError: on the CPU, for a modality, position or id that the model does not have.
         """
+        for name in kwargs:
+            if not name.startswith("output_"):
+                raise TypeError(f"forward() got an unexpected keyword argument {name!r}")
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would have to wait
+            inputs = input_modality_ids, input_position_ids, input_ids, input_valid_mask
+            targets = target_modality_ids, target_position_ids, target_ids, target_valid_mask
+            check_tokens(self.config, "input", *inputs)
+            check_tokens(self.config, "target", *targets)
         encoder_hidden_states, encoder_valid_mask = self.encode(
             input_ids, input_modality_ids, input_position_ids, input_valid_mask, input_steps
         )
@@ -337,7 +310,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         )
         output = Nano4MOutput(last_hidden_state=hidden_states, encoder_last_hidden_state=encoder_hidden_states)
         if target_valid_mask is not None:
-            target_modality_ids = target_modality_ids.masked_fill(~target_valid_mask, -1)
+            target_modality_ids = target_modality_ids.masked_fill(~target_valid_mask.bool(), -1)
         if return_logits if return_logits is not None else target_ids is None:
             output.logits = {
                 name: self.logits_of(name, hidden_states[target_modality_ids == index])
@@ -364,7 +337,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         """
         if input_valid_mask is None:
             input_valid_mask = torch.ones_like(input_ids, dtype=torch.bool)
-        valid_mask = F.pad(input_valid_mask, (1, 0), value=True)
+        valid_mask = F.pad(input_valid_mask.bool(), (1, 0), value=True)
         embeddings = self.embeddings(input_modality_ids, input_position_ids, input_ids)
         hidden_states = torch.cat([self.start_state.expand(len(input_ids), -1, -1), embeddings], dim=1)
         if input_steps is None:
@@ -402,6 +375,8 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
     def _encoder(
         self, hidden_states: torch.Tensor, attention_mask, valid_mask: torch.BoolTensor, cache: KeyValueCache | None
     ) -> torch.FloatTensor:
+        if not len(hidden_states):  # attention kernels cannot have nothing
+            return hidden_states
         layout = SequenceLayout(valid_mask, drop_padding=self.training)
         hidden_states = layout.drop_padding(hidden_states)
         for layer in self.encoder_layers:
@@ -428,7 +403,10 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             raise ValueError("target_steps say which input_steps a target is predicted from: give both")
         if target_valid_mask is None:
             target_valid_mask = torch.ones_like(target_modality_ids, dtype=torch.bool)
+        target_valid_mask = target_valid_mask.bool()
         hidden_states = self.embeddings(target_modality_ids, target_position_ids)
+        if not hidden_states.numel():
+            return hidden_states
         attention_mask = self._query_mask(
             hidden_states, target_modality_ids, target_position_ids, target_valid_mask, target_steps
         )

@@ -5,6 +5,7 @@ ROAR (arXiv:2312.06647) keeps more variety. A scheduler of diffusers, so that a 
 """
 
 import math
+from numbers import Real
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
@@ -41,6 +42,8 @@ class UnmaskingScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError(f"{name} must be one of {', '.join(SCHEDULES)}, not {value!r}")
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+        if not isinstance(confidence_temperature, Real) or not 0 <= confidence_temperature < math.inf:
+            raise ValueError(f"confidence_temperature must be a number of at least 0, not {confidence_temperature!r}")
 
     def known_after_step(self, num_inference_steps: int, num_tokens: torch.LongTensor) -> torch.LongTensor:
         """How many tokens are fixed after each step.

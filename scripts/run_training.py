@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         set_seed(training.seed)
         model = Nano4MModel(config)
         model.set_modality_defaults(args.modality_defaults or {})
+        # Before training, so that a wrong name is not found out after it.
+        scheduler = UnmaskingScheduler(args.schedule, args.order)
         repo_id = create_repository(training)
         for name, tokenizer in tokenizers.items():
             if (vectors := tokenizer.token_vectors()) is not None:
@@ -85,14 +87,14 @@ def main(argv: list[str] | None = None) -> None:
         if training.process_index == 0:
             print(f"nano4M: {model.num_parameters() / 1e6:.1f} M parameters, {', '.join(config.modality_names)}")
         trainer = fit(Nano4MTrainer, model, training, data, collator)
-    except (ValueError, FileNotFoundError, StrictDataclassError) as error:
+    except (ValueError, FileNotFoundError, ImportError, StrictDataclassError) as error:
         raise SystemExit(f"error: {error}") from error
     model = trainer.trained_model()
     if not trainer.is_world_process_zero():
         return
     pipeline = Nano4MPipeline(
         model=model,
-        scheduler=UnmaskingScheduler(args.schedule, args.order),
+        scheduler=scheduler,
         **{f"{name}_tokenizer": tokenizer for name, tokenizer in tokenizers.items()},
     )
     pipeline.save_pretrained(training.output_dir)

@@ -33,10 +33,22 @@ configuration = suite_module("test_configuration_common")
 
 
 class CommonTests(common.ModelTesterMixin):
-    """What a model adds: `all_model_classes`, a `model_tester` and a property of its config to check."""
+    """What a model adds: `all_model_classes`, a `model_tester` and a property of its config to check.
 
-    all_generative_model_classes = ()  # `generate` fills token grids and is no `GenerationMixin`'s
-    test_resize_embeddings = False  # no model has one vocabulary; of nano4M's several, see `resize_vocabulary`
+    These attributes switch tests off, for all models unless one is named:
+
+    - `all_generative_model_classes`: those of `GenerationMixin.generate`, which takes one sequence of text; nano4M's
+      `generate` fills token grids, and has tests of its own.
+    - `test_resize_embeddings`: resizing the one vocabulary, which no model has; for nano4M's several there is
+      `resize_vocabulary`, with a test of its own.
+    - `has_attentions`, of the tokenizers: the weights of attention and the choice of its implementation. Most are
+      convolutions; the others call torch's fused kernel, which returns no weights.
+
+    What is switched off by `unittest.skip` has its reason there.
+    """
+
+    all_generative_model_classes = ()
+    test_resize_embeddings = False
     config_property: str
 
     def setUp(self):

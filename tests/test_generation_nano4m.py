@@ -1,5 +1,8 @@
 """Generation: legal ids, reproducible samples, guidance, chains; scores that obey the chain rule."""
 
+from itertools import product
+
+import numpy as np
 import pytest
 import torch
 from test_modeling_nano4m import MODALITIES, make_model
@@ -191,6 +194,12 @@ def test_a_model_keeps_settings_for_each_modality(tmp_path):
         ({"image": {"top_p": 0}}, "top_p=0"),
         ({"image": {"scheduler": {"order": "up"}}}, "order must be"),
         ({"image": {"scheduler": {"ordre": "random"}}}, "ordre"),
+        ({"image": {"scheduler": "random"}}, "the scheduler of 'image'"),
+        ({"image": {"scheduler": {"confidence_temperature": "x"}}}, "confidence_temperature"),
+        ({"image": {"temperature": "1"}}, "temperature='1'"),
+        ({"image": {"guidance_scale": {"smell": 2.0}}}, "unknown modality 'smell'"),
+        ({"image": 5}, "modality_defaults must be"),
+        (5, "modality_defaults must be"),
     ):
         with pytest.raises(ValueError, match=match):
             model.set_modality_defaults(wrong)
@@ -239,6 +248,8 @@ def test_scores_obey_the_chain_rule(target):
                 input_steps=steps,
             )
             logits = model.logits_of(target, output.last_hidden_state[0, 0])
+            if target == "text":  # padding and a begin are never generated
+                logits[:2] = -torch.inf
             total += logits.log_softmax(-1)[ids[sample, place]]
             known.append(place)
         torch.testing.assert_close(found[sample], total, atol=1e-4, rtol=1e-4)
@@ -255,3 +266,124 @@ def test_scores_rank_and_normalise():
     assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.9
     with pytest.raises(ValueError, match="both among"):
         model.score({"one": ids}, {"one": ids})
+
+
+TINY_TEXT = {**MODALITIES["text"], "vocab_size": 5, "token_axes": {"index": 4}}
+
+
+@torch.no_grad()
+def test_the_probabilities_of_all_texts_add_up_to_one():
+    model = make_model(modalities={"text": TINY_TEXT})
+    words = [3, 4]
+    texts = [[1, *words] for words in product(words, repeat=3)]
+    texts += [[1, *text, 2, *[0] * (2 - length)] for length in range(3) for text in product(words, repeat=length)]
+    probabilities = model.score({}, {"text": torch.tensor(texts)}, seed=[0] * len(texts)).exp()
+    torch.testing.assert_close(probabilities.sum(), torch.tensor(1.0))
+    made = model.generate({}, "text", batch_size=4000, seed=0)
+    for text, probability in zip(texts, probabilities, strict=True):
+        assert (made == torch.tensor(text)).all(1).float().mean() == pytest.approx(float(probability), abs=0.03)
+    # A word behind the end, a second begin, padding, another begin.
+    never = torch.tensor([[1, 2, 3, 4], [1, 3, 1, 2], [1, 3, 0, 2], [3, 3, 4, 2]])
+    masks = {"text": torch.ones_like(never)}
+    assert (model.score({}, {"text": never}, masks, seed=[0] * 4) == -torch.inf).all()
+    # The begin token is there whether it is said to be or not.
+    masks = {"text": torch.tensor([[0, 1, 1, 1]] * 8)}
+    torch.testing.assert_close(model.score({}, {"text": torch.tensor(texts[:8])}, masks).exp(), probabilities[:8])
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("target", ["image", "text"])
+def test_logits_are_computed_a_few_queries_at_a_time(target, order, monkeypatch):
+    model, condition = make_model(), {"audio": CONDITION["audio"]}
+
+    def run():
+        options = {"guidance_scale": 2.0, "top_k": 5, "seed": 0, "scheduler": UnmaskingScheduler(order=order)}
+        made = model.generate(condition, target, num_inference_steps=3, **options)
+        return made, model.score(condition, {target: made})
+
+    expected, scores = run()
+    asked = []
+    logits_of = model.logits_of
+    monkeypatch.setattr(
+        model, "logits_of", lambda name, states: asked.append(states[..., 0]) or logits_of(name, states)
+    )
+    monkeypatch.setattr("modeling_nano4m.generation_nano4m.LOGITS_AT_ONCE", 130)
+    found, found_scores = run()
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(found_scores, scores)
+    assert max(states.numel() for states in asked) * model.config.vocab_size_of(target) <= 130
+
+
+def test_ids_stay_in_the_vocabulary_however_extreme_the_settings():
+    model, image = make_model(), {"image": CONDITION["image"]}
+    coldest = model.generate(image, "audio", temperature=0, seed=0)
+    for temperature in (1e-40, 5e-324):
+        assert torch.equal(model.generate(image, "audio", temperature=temperature, seed=0), coldest)
+    for options in ({"guidance_scale": 1e30}, {"temperature": 1e-6, "guidance_scale": 1e35}, {"temperature": 1e30}):
+        assert model.generate(image, "audio", seed=0, **options).max() < 7
+    with pytest.raises(ValueError, match="no id of 'audio' is possible"):
+        model.generate(image, "audio", guidance_scale=1e38, seed=0)
+    with pytest.raises(ValueError, match="no id of 'audio' is possible"):
+        broken = make_model()
+        torch.nn.init.constant_(broken.decoder_norm.weight, torch.nan)
+        broken.generate(image, "audio", temperature=0, seed=0)
+    nothing = {"a": {"vocab_size": 1, "token_axes": {"i": 3}, "pad_token_id": 0}}
+    with pytest.raises(ValueError, match="no id of 'a' is possible"):
+        make_model(modalities=nothing).generate({}, "a", temperature=0, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_generates_and_scores(dtype):
+    model = make_model().to(dtype)
+    made = model.generate(CONDITION, "text", guidance_scale={"image": -3.0}, seed=0)
+    assert made.max() < 30 and model.score(CONDITION, {"text": made}).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        *[
+            ({"guidance_scale": value}, "guidance_scale=")
+            for value in (torch.nan, torch.inf, "2", {"image": torch.nan})
+        ],
+        *[({"temperature": value}, "temperature=") for value in (-1, torch.inf, "1")],
+        ({"top_k": 2.5}, "top_k=2.5"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps=2.5"),
+        ({"scheduler": "random"}, "scheduler must be"),
+        ({"scheduler": {"text": UnmaskingScheduler()}}, "'text' is not among the targets"),
+        ({"batch_size": 5}, "batch_size=5, but the inputs have 3 samples"),
+        ({"valid_masks": {"audio": torch.ones(3, 10)}}, r"valid_masks\['audio'\] belongs to no ids"),
+        ({"valid_masks": {"smell": torch.ones(3, 10)}}, "unknown modality 'smell'"),
+        ({"inputs": {}, "batch_size": 0}, "at least one sample"),
+        ({"inputs": {"image": torch.zeros(0, 12, dtype=torch.int64)}}, "at least one sample"),
+        ({"inputs": {"image": torch.zeros(3, 12)}}, "'image' must be a tensor of whole numbers"),
+        ({"inputs": {"image": [[0] * 12]}}, "'image' must be a tensor of whole numbers"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"target": ["audio", "audio"]}, "target names a modality twice"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, match):
+    model = make_model()
+    with pytest.raises(ValueError, match=match):
+        model.generate(**{"inputs": {"image": CONDITION["image"]}, "target": "audio", **options})
+
+
+def test_scores_of_what_makes_no_sense_are_refused():
+    model, audio = make_model(), {"audio": CONDITION["audio"]}
+    for options, match in (
+        ({"num_orders": 0}, "num_orders=0"),
+        ({"num_orders": 1.5}, "num_orders=1.5"),
+        ({"valid_masks": {"image": torch.ones(3, 12)}}, r"valid_masks\['image'\] belongs to no ids"),
+        ({"seed": "one"}, "seed='one'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            model.score({}, audio, **options)
+
+
+def test_seeds_may_be_of_any_whole_type():
+    model = make_model()
+    expected = model.generate({}, "audio", batch_size=2, seed=[3, 4])
+    for seed in (3, np.int64(3), torch.tensor(3), np.array([3, 4]), torch.tensor([3, 4]), (np.int32(3), 4)):
+        assert torch.equal(model.generate({}, "audio", batch_size=2, seed=seed), expected)
+    for seed in (-1, 2**64 - 1):
+        assert model.generate({}, ["audio", "image"], seed=seed)["image"].shape == (1, 12)

@@ -29,6 +29,12 @@ def make_rows(size=16, seed=0, **absent):
     return rows
 
 
+def budgeted(batch, side):
+    """Tokens of each sample, without those that begin a text."""
+    begins = (batch[f"{side}_modality_ids"] == NAMES.index("text")) & (batch[f"{side}_position_ids"] == 0)
+    return (batch[f"{side}_valid_mask"] & ~begins).sum(1)
+
+
 def tokens_of(batch, side, i):
     mask = batch[f"{side}_valid_mask"][i]
     columns = (batch[f"{side}_{key}_ids"][i][mask].tolist() for key in ("modality", "position"))
@@ -72,7 +78,7 @@ def test_dirichlet_budgets_are_spent_in_full():
     seen = set()
     for _ in range(150):
         batch = collator(make_rows())
-        inputs, targets = (batch[f"{side}_valid_mask"].sum(1) for side in ("input", "target"))
+        inputs, targets = (budgeted(batch, side) for side in ("input", "target"))
         assert len(set(inputs.tolist())) == 1 and inputs.max() <= 12
         assert len(set(targets.tolist())) == 1 and targets.max() <= 9
         seen.add((int(inputs[0]), int(targets.max())))
@@ -83,7 +89,8 @@ def test_dirichlet_budgets_are_spent_in_full():
 def test_budgets_lie_in_their_ranges(per_sample):
     options = {"min_inputs": 5, "min_targets": 4, "condition_probability": 0.0, "budgets_per_sample": per_sample}
     collator = MaskingCollator(MODALITIES, 7, 6, **options)
-    sizes = [[collator(make_rows())[f"{side}_valid_mask"].sum(1) for side in ("input", "target")] for _ in range(40)]
+    batches = [collator(make_rows()) for _ in range(40)]
+    sizes = [[budgeted(batch, side) for side in ("input", "target")] for batch in batches]
     assert {int(n) for inputs, _ in sizes for n in inputs} == {5, 6, 7}
     assert {int(n) for _, targets in sizes for n in targets} == {4, 5, 6}
     assert any(len(set(inputs.tolist())) > 1 for inputs, _ in sizes) == per_sample
@@ -211,11 +218,65 @@ def test_steps_follow_the_order_of_generation():
             stepped[target] += len(known)
             if target == "text":
                 assert all(step == position for position, step in known.items())
-            elif target == "image" and len(known) == 4:
+            elif target == "image" and len(known) >= 4:
                 orders.add(tuple(sorted(known, key=known.get)))
     assert min(stepped.values()) > 0 and len(stepped) == 3 and len(orders) > 20
     budgets = MaskingCollator(MODALITIES, condition_probability=0.0)
     assert not any(budgets(rows)["input_steps"].any() for _ in range(20))
+
+
+@pytest.mark.parametrize("options", [{}, {"mean_span_length": 2.0}, {"budgets_per_sample": True}])
+@pytest.mark.parametrize("condition_probability", [0.0, 1.0])
+def test_a_begin_token_is_given_and_never_asked_for(condition_probability, options):
+    collator = MaskingCollator(MODALITIES, 12, 9, condition_probability=condition_probability, **options)
+    asked = 0
+    for _ in range(100):
+        batch = collator(make_rows())
+        for i in range(16):
+            given, targets = places(batch, "input", i, "text"), places(batch, "target", i, "text")
+            assert 0 not in targets and (0 in given) == bool(given or targets)
+            asked += len(targets)
+    assert asked > 1000
+    # Where there is nothing else, there must be a target all the same.
+    lone = collator([{"audio_ids": [], "image_ids": [], "text_ids": [1]}])
+    assert lone["target_ids"].tolist() == [[1]]
+
+
+def test_every_word_of_a_text_without_begin_token_is_asked_for():
+    modalities = {"text": {"vocab_size": 9, "token_axes": {"index": 6}, "order": "left_to_right"}}
+    collator = MaskingCollator(modalities, condition_probability=1.0)
+    asked = collections.Counter()
+    for _ in range(300):
+        batch = collator([{"text_ids": [1, 2, 3, 4, 5, 6]}])
+        asked.update(batch["target_position_ids"][0].tolist())
+    assert asked[0] / 300 == pytest.approx(1 / 6, abs=0.07) and asked[5] == 300
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"max_inputs": 1.5}, "max_inputs=1.5"),
+        ({"max_targets": 2.5}, "max_targets=2.5"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"condition_probability": np.nan}, "condition_probability=nan"),
+        ({"target_weights": {"text": np.nan}}, "target_weights="),
+        ({"target_weights": {"text": np.inf}}, "target_weights="),
+        ({"input_alphas": [1.0, 2.0], "alpha_weights": [1.0, np.nan]}, "alpha_weights="),
+        ({"alpha_weights": [np.inf]}, "alpha_weights="),
+        ({"alpha_weights": []}, "alpha_weights="),
+        ({"mean_span_length": np.inf}, "mean_span_length=inf"),
+    ],
+)
+def test_options_without_meaning_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        MaskingCollator(MODALITIES, **options)
+
+
+def test_a_batch_needs_rows():
+    empty = pa.table({f"{name}_ids": pa.array([], pa.list_(pa.int32())) for name in NAMES})
+    for rows in ([], empty, {name: empty[name] for name in empty.column_names}):
+        with pytest.raises(ValueError, match="at least one row"):
+            MaskingCollator(MODALITIES)(rows)
 
 
 def test_spans_keep_neighbours_together():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import cpu_offload, disk_offload
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -135,6 +136,64 @@ def test_no_input_at_all_gives_finite_loss_and_gradients():
     torch.testing.assert_close(nothing_valid.loss, model(**batch).loss, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_no_target_and_no_sample_are_legal(attention):
+    model, batch = make_model(attn_implementation=attention), make_batch()
+    no_target = {key: value[:, :0] if key.startswith("target") else value for key, value in batch.items()}
+    output = model.train()(**no_target)
+    output.loss.backward()
+    assert output.last_hidden_state.shape == (3, 0, 32) and output.loss == 0
+    output = model(**{key: value[:0] for key, value in batch.items()})
+    assert output.encoder_last_hidden_state.shape == (0, 7, 32) and output.loss == 0
+
+
+@torch.no_grad()
+def test_offloaded_weights_change_nothing(tmp_path):
+    batch, condition = make_batch(), {"image": torch.arange(24).view(2, 12) % 20}
+    expected = make_model()
+    for offload in (cpu_offload, lambda model, **where: disk_offload(model, tmp_path, **where)):
+        model = make_model()
+        offload(model, execution_device=torch.device("cpu"))
+        assert model.device.type == "meta"
+        torch.testing.assert_close(model(**batch).loss, expected(**batch).loss)
+        made = model.generate(condition, "text", seed=0)
+        assert torch.equal(made, expected.generate(condition, "text", seed=0))
+        scores = [each.score(condition, {"text": made}) for each in (model, expected)]
+        torch.testing.assert_close(*scores)
+
+
+def test_tokens_the_model_does_not_have_are_refused():
+    """Else the rows of another modality would be read. Padding may hold anything."""
+    model, batch = make_model(), make_batch()
+    for field, value, match in (
+        ("input_modality_ids", 3, r"input_modality_ids must lie in \[0, 3\): audio, image, text"),
+        ("target_modality_ids", -1, "target_modality_ids must lie"),
+        ("input_ids", 20, r"input_ids has 20 for 'image', which takes those in \[0, 20\)"),
+        ("input_position_ids", 12, r"input_position_ids has 12 for 'image', .* \[0, 12\)"),
+        ("target_position_ids", -1, "target_position_ids has -1 for 'image'"),
+        ("target_ids", -100, "target_ids has -100 for 'image'"),
+    ):
+        side = field.split("_")[0]
+        wrong = {**batch, f"{side}_modality_ids": torch.ones_like(batch[f"{side}_modality_ids"])}
+        wrong[field] = wrong[field].clone()
+        wrong[field][1, 2] = value
+        with pytest.raises(ValueError, match=match):
+            model(**wrong)
+        if field.endswith("_ids") and "modality" not in field and value > 0:
+            mask = torch.ones_like(wrong[field])  # not bool, as tokenizers give it
+            mask[1, 2] = 0
+            model(**wrong, **{f"{side}_valid_mask": mask})
+    with pytest.raises(TypeError, match="input_valid_masks"):
+        model(**batch, input_valid_masks=None)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_masks_may_be_integers(train):
+    model, batch = make_model().train(train), pad(make_batch())
+    integers = {key: value.long() for key, value in batch.items()}
+    assert torch.equal(model(**integers).loss, model(**batch).loss)
+
+
 @torch.no_grad()
 def test_auto_classes_load_an_equal_model(tmp_path):
     model = make_model()
@@ -159,6 +218,20 @@ def test_config_errors_name_the_field():
         ({"modalities": {"text": {**MODALITIES["text"], "pad_token_id": -1}}}, "pad_token_id=-1"),
         ({"modalities": {"text": {**MODALITIES["text"], "pad_token_id": None}}}, "needs a pad_token_id"),
         ({"modalities": {"image": {"vocab_size": 3, "token_axes": [["row", 2], ["row", 2]]}}}, "same name"),
+        ({"modalities": {"image": {"vocab_size": 3, "token_axes": [["row"]]}}}, "pairs of a name and a length"),
+        ({"modalities": {"image": {"vocab_size": 3, "token_axes": 5}}}, "pairs of a name and a length"),
+        ({"modalities": {"image": {"vocab_size": 3.0, "token_axes": {"row": 2}}}}, "whole"),
+        ({"modalities": {"image": {"vocab_size": 3, "token_axes": {"row": 2.5}}}}, "whole"),
+        ({"modalities": {"type": MODALITIES["image"]}}, "cannot have 'type'"),
+        ({"modalities": {"a.b": MODALITIES["image"]}}, "cannot have 'a.b'"),
+        ({"modalities": {"": MODALITIES["image"]}}, "cannot have ''"),
+        ({"modalities": {"image": {"vocab_size": 3, "token_axes": {"keys": 2}}}}, "cannot have 'keys'"),
+        ({"modalities": {"text": {**MODALITIES["text"], "pad_token_id": 2}}}, "must differ"),
+        ({"modalities": {"image": {**MODALITIES["image"], "bos_token_id": 0}}}, "only an order 'left_to_right'"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0"),
+        ({"intermediate_size": 0}, "intermediate_size=0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"initializer_range": -1.0}, "initializer_range=-1.0"),
     ):
         with pytest.raises(Exception, match=match):
             make_model(**changes)
@@ -179,6 +252,12 @@ def test_token_vectors_make_like_tokens_alike():
     for name, wrong, match in (("smell", vectors, "unknown modality 'smell'"), ("image", vectors[:1], r"\(20, dim\)")):
         with pytest.raises(ValueError, match=match):
             model.start_from_token_vectors(name, wrong)
+    for wrong in (torch.ones(20, 6), torch.full((20, 6), torch.nan)):
+        with pytest.raises(ValueError, match="tell no tokens apart"):
+            model.start_from_token_vectors("image", wrong)
+    for kind in (torch.float16, torch.int64):
+        model.start_from_token_vectors("image", (10 * vectors).to(kind))
+        assert model.head.weight.isfinite().all()
 
 
 def test_a_vocabulary_can_be_resized(tmp_path):
@@ -199,6 +278,11 @@ def test_a_vocabulary_can_be_resized(tmp_path):
         model.resize_vocabulary("smell", 9)
     with pytest.raises(ValueError, match="vocab_size of 'text' must be at least 3"):
         model.resize_vocabulary("text", 2)
+    with pytest.raises(ValueError, match="vocab_size of 'audio' must be at least 1, not 9.5"):
+        model.resize_vocabulary("audio", 9.5)
+    torch.testing.assert_close(model(**batch).loss, before.loss)
+    model.requires_grad_(False).resize_vocabulary("audio", 9)
+    assert not any(p.requires_grad for p in model.parameters()), "frozen stays frozen"
     with pytest.raises(ValueError, match="resize_vocabulary"):
         model.resize_token_embeddings(99)
 

@@ -271,6 +271,23 @@ def test_the_same_seed_gives_the_same_file(folder, tmp_path):
             "max_inputs",
         ),
         (run_training.main, "--dataset {folder}/tokens --max_tokens 100 --warmup_steps 5", "warmup_steps"),
+        (run_training.main, "{folder}/model.yaml --dataset {folder}/tokens --order up", "order must be"),
+        (run_training.main, "{folder}/model.yaml --dataset {folder}/tokens --schedule up", "schedule must be"),
+        (
+            run_training.main,
+            "{folder}/model.yaml --dataset {folder}/tokens --modality_defaults 5",
+            "modality_defaults",
+        ),
+        (
+            run_training.main,
+            "{folder}/model.yaml --dataset {folder}/tokens --attn_implementation flash_attention_2",
+            "FlashAttention2",
+        ),
+        (
+            run_training.main,
+            "{folder}/model.yaml --dataset {folder}/tokens --label_smoothing_factor 0.1",
+            "label_smoo",
+        ),
         (evaluate_model, "--model {folder}/model --dataset {folder}/data --split train", "allow_training_split"),
         (evaluate_model, "--model {folder}/model --dataset {folder}/data --split test", "only train, validation"),
         (evaluate_model, "--model {folder}/model --dataset {folder}/data --directions text_to_text", "text_to_text"),

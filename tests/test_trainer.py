@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from arguments import parse_args
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 from test_masking import make_rows
@@ -15,9 +16,11 @@ from trainers import (
     MuonWithAdamW,
     Nano4MTrainer,
     Nano4MTrainingArguments,
+    StreamedRows,
     changed_settings,
     fit,
 )
+from trainers.settings import check_settings, settings_of
 
 
 def arguments(folder, kind=Nano4MTrainingArguments, **changes) -> Nano4MTrainingArguments:
@@ -39,7 +42,7 @@ def make_trainer(folder, rows, **changes) -> Nano4MTrainer:
     model = make_model()
     return Nano4MTrainer(
         model=model,
-        args=arguments(folder, remove_unused_columns=False, **changes),
+        args=arguments(folder, **changes),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(rows),
         data_collator=MaskingCollator(model.config.modalities, 12, 9),
@@ -85,6 +88,112 @@ def test_evaluation_does_not_depend_on_the_batch_size(tmp_path):
         losses.append({name: value for name, value in logged.items() if name.startswith("eval_loss")})
     assert set(losses[0]) == {"eval_loss", "eval_loss_audio", "eval_loss_image", "eval_loss_text"}
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def losses_of(logged):
+    return {name: value for name, value in logged.items() if "loss" in name}
+
+
+def test_every_evaluation_has_its_own_parts(tmp_path):
+    """Whatever came before it: a prediction, one under another name, one that was broken off."""
+    trainer = make_trainer(tmp_path, make_rows(8))
+    expected = losses_of(trainer.evaluate())
+    other = Dataset.from_list(make_rows(8, seed=5, audio=True))
+    predicted = losses_of(trainer.predict(other).metrics)
+    assert predicted == losses_of(trainer.predict(other).metrics), "the masks of an evaluation, the same every time"
+    assert set(predicted) == {"test_loss", "test_loss_image", "test_loss_text"}
+    assert losses_of(trainer.evaluate()) == expected
+    named = losses_of(trainer.evaluate(other, metric_key_prefix="test"))
+    assert named == predicted
+    trainer.count_part(False, "audio", torch.tensor(1e6))
+    assert losses_of(trainer.evaluate()) == expected
+
+
+def test_each_of_several_evaluation_sets_has_parts(tmp_path):
+    """Also with averaged weights, which each of them must measure."""
+    rows = {"a": Dataset.from_list(make_rows(4)), "b": Dataset.from_list(make_rows(4, seed=2, audio=True))}
+    trainer = make_trainer(tmp_path, make_rows(8), ema_decay=0.9, eval_strategy="steps", eval_steps=8)
+    trainer.eval_dataset = rows
+    trainer.train()
+    logged = {name: value for entry in trainer.state.log_history for name, value in losses_of(entry).items()}
+    parts = {f"eval_a_loss_{name}" for name in ("audio", "image", "text")} | {"eval_b_loss_image", "eval_b_loss_text"}
+    assert parts | {"eval_a_loss", "eval_b_loss"} == {name for name in logged if name.startswith("eval")}
+    for name in rows:  # the model that is left has the averaged weights
+        found = trainer.evaluate(rows[name], metric_key_prefix=f"eval_{name}")
+        assert losses_of(found) == pytest.approx({n: v for n, v in logged.items() if n.startswith(f"eval_{name}_")})
+
+
+def test_default_arguments_train_and_log_to_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    training = Nano4MTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, disable_tqdm=True)
+    model = make_model()
+    collator = MaskingCollator(model.config.modalities, 12, 9)
+    Nano4MTrainer(model, training, collator, Dataset.from_list(make_rows(8))).train()
+    assert list(tmp_path.glob("**/events.out.tfevents.*"))
+    for words, expected in (("none", []), ("tensorboard", ["tensorboard"]), ("wandb trackio", ["wandb", "trackio"])):
+        words = ["--output_dir", str(tmp_path), "--report_to", *words.split()]
+        assert parse_args(Nano4MTrainingArguments, argv=words)[0].report_to == expected
+    monkeypatch.setattr("trainers.nano4m_trainer.is_tensorboard_available", lambda: False)
+    assert Nano4MTrainingArguments(str(tmp_path)).report_to == []
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        (
+            {"ema_decay": 0.9, "load_best_model_at_end": True, "save_only_model": True, "eval_strategy": "steps"},
+            "save_only_model leaves out",
+        ),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5.0"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(tmp_path, changes, match):
+    with pytest.raises(ValueError, match=match):
+        arguments(tmp_path, **changes)
+
+
+def test_gradient_checkpointing_changes_no_loss(tmp_path):
+    losses = []
+    for checkpointing in (False, True):
+        changes = {"gradient_checkpointing": checkpointing, "logging_steps": 1, "max_steps": 4}
+        trainer = make_trainer(tmp_path, make_rows(8), **changes)
+        trainer.train()
+        assert trainer.model.is_gradient_checkpointing == checkpointing
+        losses.append([losses_of(entry) for entry in trainer.state.log_history if "loss" in entry])
+    assert len(losses[0]) == 4
+    for plain, checkpointed in zip(*losses, strict=True):
+        assert checkpointed == pytest.approx(plain, rel=1e-5)
+
+
+def test_rows_that_fill_up_batches_are_evaluated_once(tmp_path, monkeypatch):
+    """Of two processes, with the rows 0 and 1, then 2 and 0: what each is told, and what the other has."""
+    trainer = make_trainer(tmp_path, make_rows(3))
+    for process in (0, 1):
+        trainer._evaluated = set()
+        monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
+        found = []
+        for draws in ([0, 1], [2, 0]):
+            monkeypatch.setattr(trainer.accelerator, "gather", lambda _, draws=draws: torch.tensor(draws))
+            found += trainer._first_time(torch.tensor([draws[process]])).tolist()
+        assert found == [[True, True], [True, False]][process]
+
+
+def test_a_stream_is_resumed_with_the_same_buffer_and_workers(tmp_path):
+    model = make_model()
+    collator = MaskingCollator(model.config.modalities, 12, 9)
+    stream = Dataset.from_list(make_rows(8)).to_iterable_dataset()
+
+    def settings(buffer_size=10, **changes):
+        rows = StreamedRows([stream], [1], buffer_size=buffer_size)
+        return settings_of(arguments(tmp_path, **changes), model, collator, {"train": rows})
+
+    check_settings(tmp_path, settings(), False, True)
+    check_settings(tmp_path, settings(), True, True)
+    with pytest.raises(ValueError, match="^shuffle_buffer: "):
+        check_settings(tmp_path, settings(buffer_size=20), True, True)
+    with pytest.raises(ValueError, match="^dataloader_num_workers: "):
+        check_settings(tmp_path, settings(dataloader_num_workers=1), True, True)
 
 
 def test_fit_resumes_from_the_last_checkpoint(tmp_path):
@@ -155,7 +264,7 @@ def test_accumulated_batches_do_what_one_large_batch_does(tmp_path, size, accumu
     def gradients(**changes):
         model = make_model()
         changes |= {"max_steps": 1, "save_strategy": "no", "logging_steps": 1, "max_grad_norm": 0.0}
-        training = arguments(tmp_path, remove_unused_columns=False, optim="sgd", learning_rate=1.0, **changes)
+        training = arguments(tmp_path, optim="sgd", learning_rate=1.0, **changes)
         rows = Dataset.from_list([{"image_ids": [0]}] * 8)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         trainer = Nano4MTrainer(model, training, Premasked(), rows)

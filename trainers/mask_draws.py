@@ -40,8 +40,8 @@ def alpha_mixture(
                 raise ValueError(f"{field}={mixture[field]!r} must hold finite numbers above 0")
         table.append([[float(each.get(name, 1.0)) for name in names] for each in named * (size // len(named))])
     weights = [1.0] * size if weights is None else weights
-    if len(weights) != size or min(weights) < 0 or not sum(weights) > 0:
-        raise ValueError(f"alpha_weights={weights} must be {size} numbers of at least 0, one of them above")
+    if len(weights) != size or not all(0 <= weight < np.inf for weight in weights) or not sum(weights) > 0:
+        raise ValueError(f"alpha_weights={weights} must be {size} finite numbers of at least 0, one of them above")
     return np.array(table).swapaxes(0, 1), np.array(weights, dtype=float) / sum(weights)
 
 

@@ -7,6 +7,9 @@ of iterative unmasking. Without them the model never meets "all of the image, no
 
 Budgets are drawn once per batch, so its samples are equally long and almost nothing is padding.
 
+A token that begins every sequence is nothing to predict. It is given, beyond the budgets, wherever anything of its
+sequence is an input or a target, as it is in generation.
+
 Each sample has an order of the tokens of each modality: first come the inputs, then the targets, then the rest. So a
 batch is described by three small arrays, `(batch, modalities)`: how many inputs, how many targets, in which order.
 """
@@ -19,6 +22,7 @@ import pyarrow as pa
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from modeling_nano4m.configuration_nano4m import is_whole
 from trainers.mask_draws import Alphas, alpha_mixture, random_order, share_out, span_order
 from trainers.token_rows import TokenRows
 
@@ -30,7 +34,7 @@ class MaskingCollator:
     Args:
         modalities: as in `Nano4MConfig.modalities`.
         max_inputs, max_targets: largest budgets of input and target tokens per sample. Condition batches keep to
-            `max_targets` but show whole modalities, whatever `max_inputs` is.
+            `max_targets` but show whole modalities, whatever `max_inputs` is. Begin tokens do not count.
         input_alphas, target_alphas: Dirichlet concentrations; small values favour one modality at a time. A number
             for all modalities; `{modality: number}`, where one that is not named gets 1; or a list of these, of which
             each sample draws one, the same of both lists (4M's mixture of masking strategies).
@@ -94,6 +98,8 @@ class MaskingCollator:
         tokens = TokenRows.read(rows, dict(zip(self.names, self.num_tokens, strict=True)), self.vocab_sizes)
         if tokens.draw is not None:
             self.generator = np.random.default_rng([self.seed, tokens.draw])
+        # Where there is nothing behind the begin token, it is asked for, for a sample must have a target.
+        begun = self.has_bos & (tokens.lengths > 1)
         # The samples of a condition batch complete one modality; those that lack it are masked as in budget batches.
         completed, num_inputs, num_targets = None, *np.zeros((2, *tokens.lengths.shape), dtype=np.int64)
         completing = np.zeros(len(tokens.lengths), dtype=bool)
@@ -102,7 +108,8 @@ class MaskingCollator:
             completing = tokens.lengths[:, completed] > 0
         if not completing.all():
             others = ~completing
-            num_inputs[others], num_targets[others] = self._dirichlet_budgets(tokens.lengths[others])
+            num_inputs[others], num_targets[others] = self._dirichlet_budgets((tokens.lengths - begun)[others])
+            num_inputs[others] += (begun & (num_inputs + num_targets > 0))[others]
         order = [
             self._order(index, tokens.lengths[:, index], num_targets[:, index] > 0, completing, index == completed)
             for index in range(len(self.names))
@@ -131,7 +138,8 @@ class MaskingCollator:
         # they are equally long.
         present, progress = lengths[:, completed], draw.random()
         if self.left_to_right[completed]:
-            known = 1 + (progress * (present - 1)).astype(np.int64)
+            begin = int(self.has_bos[completed])
+            known = begin + (progress * (present - begin)).astype(np.int64)
         else:
             known = ((1 - np.cos(progress * np.pi / 2)) * present).astype(np.int64)
         known = np.clip(known, 0, np.maximum(present - 1, 0))
@@ -167,10 +175,14 @@ class MaskingCollator:
             from_front = completing & (not is_completed)
         if from_front.all():
             return np.broadcast_to(places, (len(present), length))
+        begin = int(self.has_bos[index])
+        present, length = np.maximum(present - begin, 0), length - begin
         if spans:
             order = span_order(present, length, self.mean_span_length, self.generator)
         else:
             order = random_order(present, length, self.generator)
+        if begin:  # comes first in any order
+            order = np.pad(order + 1, ((0, 0), (1, 0)))
         order[from_front] = places
         return order
 
@@ -214,23 +226,25 @@ class MaskingCollator:
         return {**spread, f"{side}_valid_mask": mask}
 
     def _check_options(self) -> None:
-        if not 0 <= self.min_inputs <= self.max_inputs:
+        for field in ("min_inputs", "max_inputs", "min_targets", "max_targets", "seed"):
+            if not is_whole(getattr(self, field), 0):
+                raise ValueError(f"{field}={getattr(self, field)} must be a whole number of at least 0")
+        if self.min_inputs > self.max_inputs:
             raise ValueError(f"min_inputs={self.min_inputs} must lie between 0 and max_inputs={self.max_inputs}")
         if not 1 <= self.min_targets <= self.max_targets:
             raise ValueError(f"min_targets={self.min_targets} must lie between 1 and max_targets={self.max_targets}")
         for field in ("condition_probability", "unconditional_probability"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field}={getattr(self, field)} must lie between 0 and 1")
-        if self.mean_span_length is not None and not self.mean_span_length >= 1:
-            raise ValueError(f"mean_span_length={self.mean_span_length} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be at least 0")
+        if self.mean_span_length is not None and not 1 <= self.mean_span_length < np.inf:
+            raise ValueError(f"mean_span_length={self.mean_span_length} must be finite and at least 1")
         weights = self.target_weights or {}
         for name in weights:
             if name not in self.names:
                 raise ValueError(f"target_weights: unknown modality {name!r}; there are {', '.join(self.names)}")
-        if min(weights.values(), default=1.0) < 0 or not any(weights.get(name, 1.0) > 0 for name in self.names):
-            raise ValueError(f"target_weights={weights} must be at least 0, and above 0 for one modality")
+        finite = all(0 <= weight < np.inf for weight in weights.values())
+        if not finite or not any(weights.get(name, 1.0) > 0 for name in self.names):
+            raise ValueError(f"target_weights={weights} must be finite, at least 0, and above 0 for one modality")
 
 
 class EvaluationCollator:
@@ -238,15 +252,25 @@ class EvaluationCollator:
 
     A `MaskingCollator` draws one plan for a batch, and a small evaluation has few batches: some modality would never
     be a target, and losses would depend on the batch size. Here each `draw` has a mask of its own.
+
+    Args:
+        collator: masks each row.
+        keep_draws: whether the batch has the `draw` of the rows, too, if they have one, `(batch,)` int64.
     """
 
-    def __init__(self, collator: MaskingCollator):
+    def __init__(self, collator: MaskingCollator, keep_draws: bool = False):
         self.collator = collator
+        self.keep_draws = keep_draws
 
     def __call__(self, rows: list[dict] | pa.Table) -> dict[str, torch.Tensor]:
         """As `MaskingCollator.__call__`, of a list of rows or an Arrow table."""
         samples = [self.collator(rows[i : i + 1]) for i in range(len(rows))]
-        return {name: pad_sequence([s[name][0] for s in samples], batch_first=True) for name in samples[0]}
+        batch = {name: pad_sequence([s[name][0] for s in samples], batch_first=True) for name in samples[0]}
+        is_table = isinstance(rows, pa.Table)
+        if self.keep_draws and "draw" in (rows.column_names if is_table else rows[0]):
+            draws = rows["draw"].to_pylist() if is_table else [row["draw"] for row in rows]
+            batch["draw"] = torch.tensor(draws)
+        return batch
 
 
 def real_token_share(batch: Mapping[str, torch.Tensor]) -> float:

@@ -11,6 +11,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations import is_tensorboard_available
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from modeling_nano4m import Nano4MModel
@@ -34,6 +36,7 @@ class Nano4MTrainingArguments(TrainingArguments):
             what `optim` names) for everything if None.
         ema_decay: evaluate and keep a moving average of the weights, of which a step keeps this share, in (0, 1); no
             average if None.
+        report_to: integrations to log to, any that transformers knows; TensorBoard, where it is installed, if None.
         max_tokens: train until the model has seen so many real input and target tokens. The learning rate's schedule
             spans them, and `warmup_steps` must be a share of them, in [0, 1). `max_steps`, if given, stops earlier.
     """
@@ -48,9 +51,22 @@ class Nano4MTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "input and target tokens to train on, in place of max_steps"}
     )
 
+    report_to: list[str] | None = field(
+        default=None, metadata={"help": "integrations to log to, or none; tensorboard where installed if not given"}
+    )
+
     def __post_init__(self):
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must lie between 0 and 1")
+        if self.ema_decay is not None and self.load_best_model_at_end and self.save_only_model:
+            raise ValueError("save_only_model leaves out the averaged weights that load_best_model_at_end would load")
+        for name in ("label_smoothing_factor", "neftune_noise_alpha"):
+            if getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)}: nano4M has none; leave it out")
+        if self.report_to is None:
+            self.report_to = ["tensorboard"] if is_tensorboard_available() else []
+        # The collator turns columns into what the model takes.
+        self.remove_unused_columns = False
         if self.max_tokens is not None:
             if self.max_tokens < 1:
                 raise ValueError(f"max_tokens={self.max_tokens} must be at least 1")
@@ -90,7 +106,8 @@ class Nano4MTrainer(PartLossTrainer):
       micro-batches and processes these are spread over: N processes do what one does that accumulates N batches.
     - `tokens_seen` is logged: real input and target tokens of all processes so far.
     - Evaluation draws the same mask for a row every time, whatever rows share its batch, and measures the averaged
-      weights if there are any. `eval_loss` is the mean of the modalities' losses, each over all of its targets.
+      weights if there are any. `eval_loss` is the mean of the modalities' losses, each over all of its targets; where
+      rows are repeated to keep several processes busy, they count once.
     """
 
     # Each micro-batch's loss is its part of the whole step's, not a mean to be divided by their number.
@@ -107,6 +124,8 @@ class Nano4MTrainer(PartLossTrainer):
         if self.average is not None:
             self.add_callback(self.average)
         self.add_callback(StopAtTokens)
+        self._new_tokens = 0  # seen since `state.num_input_tokens_seen` was brought up to date
+        self._evaluated: set[int] = set()
 
     def trained_model(self) -> Nano4MModel:
         """The model as it stands, whole and in evaluation mode.
@@ -129,13 +148,19 @@ class Nano4MTrainer(PartLossTrainer):
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        if rows is None:
+            raise ValueError("evaluation requires an eval_dataset")
         rows = NumberedRows([rows]) if isinstance(rows, datasets.Dataset) else rows
         collator = self.data_collator
-        self.data_collator = EvaluationCollator(dataclasses.replace(collator, seed=0))
+        masks = dataclasses.replace(collator, seed=0)
+        self.data_collator = EvaluationCollator(masks, keep_draws=self.accelerator.num_processes > 1)
         try:
-            return super().get_eval_dataloader(rows)
+            return super().get_test_dataloader(rows)
         finally:
             self.data_collator = collator
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
 
     def is_finished(self) -> bool:
         budget = self.args.max_tokens
@@ -144,8 +169,15 @@ class Nano4MTrainer(PartLossTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            self.state.num_input_tokens_seen += int(counts.sum())
+            self._new_tokens = self._new_tokens + counts.sum()
+            if self.args.max_tokens is not None:
+                self._count_new_tokens()
         return batches, counts
+
+    def _count_new_tokens(self) -> None:
+        # Reading a number from a GPU waits until it has nothing to do; so not in every step, unless it is needed.
+        self.state.num_input_tokens_seen += int(self._new_tokens)
+        self._new_tokens = 0
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.LongTensor:
         """Real tokens in the micro-batches of a step, of all processes: the targets per modality, then the inputs."""
@@ -170,22 +202,38 @@ class Nano4MTrainer(PartLossTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs or "eval_loss" in logs:
+        self._count_new_tokens()
+        if any(name == "loss" or name.endswith("_loss") for name in logs):
             logs["tokens_seen"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
 
     def _take_parts(self, training: bool, prefix: str) -> dict[str, float]:
         parts = super()._take_parts(training, prefix)
-        if not training:
+        if not training and parts:
             # The Trainer's own is a mean over batches, which depends on how the rows are batched.
-            parts["eval_loss"] = sum(parts.values()) / len(parts)
+            parts[prefix.removesuffix("_")] = sum(parts.values()) / len(parts)
         return parts
 
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        self._evaluated = set()
         if self.average is None or not self.is_in_train:
-            return super().evaluate(*args, **kwargs)
+            return super().evaluation_loop(*args, **kwargs)
         with self.average.applied(self.model):
-            return super().evaluate(*args, **kwargs)
+            return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        if (draws := inputs.pop("draw", None)) is not None:
+            inputs["target_valid_mask"] = inputs["target_valid_mask"] & self._first_time(draws)[:, None]
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _first_time(self, draws: torch.LongTensor) -> torch.BoolTensor:
+        """Which rows of a batch no process has evaluated yet: the last batches are filled up with the first rows."""
+        first_time = []
+        for draw in self.accelerator.gather(draws).tolist():
+            first_time.append(draw not in self._evaluated)
+            self._evaluated.add(draw)
+        start = len(draws) * self.accelerator.process_index
+        return torch.tensor(first_time[start : start + len(draws)], device=draws.device)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         rate = self.args.muon_learning_rate
@@ -225,6 +273,7 @@ class Nano4MTrainer(PartLossTrainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self._new_tokens = 0
         if self.average is not None:
             self.average.start(self.model)
             if resume_from_checkpoint is not None:

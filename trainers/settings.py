@@ -10,6 +10,8 @@ from pathlib import Path
 from torch import nn
 from transformers import TrainingArguments
 
+from trainers.streaming import StreamedRows
+
 # How long a training goes on, which may change when it is resumed.
 LENGTHS = ("max_steps", "num_train_epochs", "max_tokens")
 # An allow-list: most other arguments say where and how a run was written, logged and published; some are secret.
@@ -66,6 +68,8 @@ def settings_of(training: TrainingArguments, model: nn.Module, data_collator, da
     told = {name: getattr(training, name) for name in SHAPING if hasattr(training, name)}
     # However a step is spread over micro-batches and processes, it is the same one.
     told["batches_per_step"] = training.gradient_accumulation_steps * training.world_size
+    if isinstance(rows := data.get("train"), StreamedRows):  # whose order follows from these
+        told |= {"shuffle_buffer": rows.buffer_size, "dataloader_num_workers": training.dataloader_num_workers}
     config = model.config.to_dict()
     for name in ("transformers_version", "use_cache"):  # the Trainer sets the second
         config.pop(name, None)

@@ -40,8 +40,10 @@ class TokenRows:
 
         Raises:
             ValueError: for a column that is missing or holds something else than ids that the modality can have,
-                and for a row without any token.
+                and for a row without any token, or no row at all.
         """
+        if isinstance(rows, list) and not rows:
+            raise ValueError("a batch needs at least one row")
         if isinstance(rows, pa.Table):
             columns = dict(zip(rows.column_names, rows.columns, strict=True))
         elif isinstance(rows, Mapping):
@@ -64,6 +66,8 @@ class TokenRows:
         if len(set(map(len, lengths))) > 1:
             raise ValueError(f"columns differ in length: {dict(zip(num_tokens, map(len, lengths), strict=True))} rows")
         lengths = np.stack(lengths, axis=1)
+        if not len(lengths):
+            raise ValueError("a batch needs at least one row")
         if not lengths.any(axis=1).all():
             raise ValueError(f"row {int(np.argmin(lengths.any(axis=1)))} of a batch has no token of any modality")
         draw = int(np.asarray(columns["draw"])[0]) if "draw" in columns else None

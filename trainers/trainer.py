@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
 from trainers.settings import check_settings, settings_of
@@ -58,12 +59,17 @@ class PartLossTrainer(Trainer):
         self._counts[training][name] += count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        is_evaluation = "eval_loss" in logs
-        if is_evaluation or "loss" in logs:
-            logs.update(
-                self._take_parts(training=not is_evaluation, prefix="eval_loss_" if is_evaluation else "loss_")
-            )
+        if "loss" in logs:
+            logs.update(self._take_parts(training=True, prefix="loss_"))
         super().log(logs, start_time)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """Under all of `evaluate` and `predict`; the parts are metrics, too, whatever the prefix."""
+        for sums in (self._sums[False], self._counts[False]):  # what an evaluation that was broken off left
+            sums.clear()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update(self._take_parts(training=False, prefix=f"{metric_key_prefix}_loss_"))
+        return output
 
     def is_finished(self) -> bool:
         """Whether no step is left to train."""
