@@ -1,6 +1,7 @@
 """Names of files in a source folder: which there are, which belong together, and which lead out of the folder."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ AUDIO_SUFFIXES = frozenset(".aac .ac3 .aif .aiff .flac .m4a .mka .mp3 .oga .ogg 
 IMAGE_SUFFIXES = frozenset(".apng .avif .bmp .heic .jpeg .jpg .png .tif .tiff .webp".split())
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES | IMAGE_SUFFIXES
 MAX_METADATA_BYTES = 1_000_000_000
+# What folders, tar files and Parquet files may be called, and the split that they then are.
+SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
 
 
 @dataclass(frozen=True, order=True)
@@ -53,6 +56,26 @@ def walk_folder(folder: Path) -> Iterator[tuple[str, str | None]]:
                 yield relative, None if path.is_file() else "not a regular file"
     for error in unreadable:
         yield Path(error.filename).relative_to(folder).as_posix(), f"cannot be read ({error.strerror})"
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file or a member of a tar file, "folder/file.tar/member", belongs to by its name, else None.
+
+    The outermost folder says it, else the first such word on the way to the tar file or in its name: "val-000.tar".
+    """
+    *folders, _ = name.split("/")
+    if folders and (split := SPLIT_NAMES.get(folders[0].lower())):
+        return split
+    for depth, folder in enumerate(folders, start=1):
+        if folder.lower().endswith(".tar"):
+            return split_in_words("/".join(folders[:depth]))
+    return None
+
+
+def split_in_words(name: str) -> str | None:
+    """The split that the first word says that is the name of one, None if there is no such word."""
+    words = re.findall("[a-z]+", name.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def sidecar_names(name: str, language: str | None) -> list[str]:

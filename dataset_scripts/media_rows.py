@@ -93,7 +93,7 @@ class MediaRowsConfig(VideoClipsConfig):
 class MediaRows(VideoClips):
     """Builder of the rows described at the top of this module."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = MediaRowsConfig
     _tables: Tables | None = None
 

@@ -11,13 +11,12 @@ import huggingface_hub.constants
 from datasets import Audio, ClassLabel, DatasetDict, Image, Value, Video
 from datasets.utils.file_utils import xopen
 
+from dataset_scripts.file_names import SPLIT_NAMES, split_in_words
 from dataset_scripts.media import MediaError
 from dataset_scripts.media_sources import KINDS, TEXT_COLUMNS, text_entry
-from dataset_scripts.video_clips import SPLITS
 
 FEATURES = {"image": Image, "audio": Audio, "video": Video}
 SAVED_FILES = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
-SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
 @dataclass
@@ -144,8 +143,8 @@ def _by_split(splits: DatasetDict) -> DatasetDict:
     """Splits under the names that we know, those of one name joined: "train.100" and "train.360", "dev" and "val"."""
     parts: dict[str, list] = {}
     for split, rows in splits.items():
-        first = re.match(r"[a-z]*", split)[0]
-        name = SPLIT_NAMES.get(first, first if first in SPLITS else split)
+        first = re.match(r"[a-z]*", split.lower())[0]
+        name = SPLIT_NAMES.get(first, split)
         parts.setdefault(name, []).append(rows)
     return DatasetDict({name: datasets.concatenate_datasets(rows) for name, rows in parts.items()})
 
@@ -155,10 +154,8 @@ def _parquet_files(folder: Path) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.parquet")):
         if path.name != "metadata.parquet" and Path(os.path.realpath(path)).is_relative_to(folder):
-            words = re.findall(r"[a-z]+", path.relative_to(folder).as_posix().lower())
-            names = ("train", "validation", "test", *SPLIT_NAMES)
-            split = next((word for word in words if word in names), "train")
-            splits.setdefault(SPLIT_NAMES.get(split, split), []).append(str(path))
+            split = split_in_words(path.relative_to(folder).as_posix()) or "train"
+            splits.setdefault(split, []).append(str(path))
     return splits
 
 

@@ -34,7 +34,9 @@ from dataset_scripts.file_names import (
     SkippedFile,
     name_inside,
     read_metadata_text,
+    shorten,
     sidecar_names,
+    split_of,
     walk_folder,
 )
 from dataset_scripts.media import (
@@ -59,7 +61,7 @@ from dataset_scripts.transcripts import (
 
 METADATA_FILE = "metadata.jsonl"
 HEARD_FILES, HEARD_SECONDS = 16, 1200  # how much is handed to the speech recogniser at once
-SPLITS = ("train", "validation", "test")  # names of folders
+SPLITS = ("train", "validation", "test")
 SKIPPED_FILES = "skipped-*.json"  # beside the Arrow files of the builder's cache, one per skipped file
 
 
@@ -97,8 +99,9 @@ class VideoClipsConfig(datasets.BuilderConfig):
         asr_model: name or folder of a speech recognition model for videos without text; None leaves them without.
         language: code such as "en": preferred among streams of sound and of subtitles, and told to the speech
             recogniser.
-        validation_fraction: share of the videos that becomes "validation", unless the folder has the subfolders
-            train, validation or test, which then are the splits.
+        validation_fraction: share of the videos that becomes "validation", unless the folder has subfolders train,
+            validation (or val, valid, dev) or test, in any case, which then are the splits; so are tar files with
+            such a word in their name.
 
     Raises:
         ValueError: a value is out of range; the message names the field.
@@ -177,7 +180,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     anew.
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = VideoClipsConfig
     DEFAULT_WRITER_BATCH_SIZE = 50  # rows held in memory; one may be some hundred kilobytes
     _source: SourceFolder | None = None  # of the last scan
@@ -220,7 +223,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
 
     def has_own_splits(self) -> bool:
         """Whether the last scan found the source divided into splits, so that none may be made of another."""
-        return any(name.startswith(tuple(f"{split}/" for split in SPLITS)) for name in self._source.videos)
+        return any(map(split_of, self._source.videos))
 
     def skipped_files(self) -> list[SkippedFile]:
         """Files that gave no row, by name; known once the dataset is prepared, also if it came from the cache."""
@@ -254,7 +257,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
         chosen = {name for names in splits.values() for name in names}
         for name in source.videos:
             if name not in chosen:
-                self._skip(name, f"not in one of the split folders ({', '.join(sorted(splits))})")
+                self._skip(name, f"not in one of the splits by its name ({', '.join(sorted(splits))})")
         return [
             datasets.SplitGenerator(
                 name=split,
@@ -490,14 +493,25 @@ def png_bytes(image) -> bytes:
 
 
 def split_videos(names: list[str], validation_fraction: float) -> dict[str, list[str]]:
-    """Divides videos into splits: by the folders train, validation and test if there are any, else by name.
+    """Divides videos into splits: by what folders and tar files are called if any is a split, else by name.
 
     By name means by a hash of it, so that a video stays in its split when others come and go.  At least one video
     is in "train", and if `validation_fraction` is not 0 and there are two, at least one in "validation".
+
+    Raises:
+        ValueError: folders are splits, none of them for training, and there are files in none of them.
     """
-    folders = [split for split in SPLITS if any(n.startswith(f"{split}/") for n in names)]
-    if folders:
-        return {split: [n for n in names if n.startswith(f"{split}/")] for split in folders}
+    own: dict[str | None, list[str]] = {}
+    for name in names:
+        own.setdefault(split_of(name), []).append(name)
+    if own.keys() - {None}:
+        if None in own and "train" not in own:
+            found = ", ".join(split for split in SPLITS if split in own)
+            raise ValueError(
+                f"data_dir: nothing is left to train on: there are files for {found} by their folder, and "
+                f"{len(own[None])} others, such as {shorten(own[None][0], 100)}; move these to a folder 'train'"
+            )
+        return {split: own[split] for split in SPLITS if split in own}
     places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}
     validation = {name for name in names if places[name] < validation_fraction}
     if validation_fraction > 0 and len(names) > 1:

@@ -176,6 +176,22 @@ def test_members_of_one_stem_in_a_tar_file_are_a_sample(tmp_path):
         prepare(tmp_path / "in", tmp_path / "other", image_column="jpog")
 
 
+def test_names_of_tar_files_and_folders_are_splits(tmp_path):
+    picture = write_picture(tmp_path / "a.png").read_bytes()
+    for name in ("train-000", "val-000", "x/my_test_1"):
+        write_tar(tmp_path / "in" / f"{name}.tar", {"0.png": picture, "train/1.png": picture})
+    write_picture(tmp_path / "in" / "Dev" / "b.png")
+    write_picture(tmp_path / "in" / "loose.png")
+    clips, skipped = prepare(tmp_path / "in", tmp_path / "out", num_frames=1)
+    videos = {split: sorted(rows["video"]) for split, rows in clips.items()}
+    assert videos == {
+        "train": ["train-000.tar/0.png", "train-000.tar/train/1.png"],
+        "validation": ["Dev/b.png", "val-000.tar/0.png", "val-000.tar/train/1.png"],
+        "test": ["x/my_test_1.tar/0.png", "x/my_test_1.tar/train/1.png"],
+    }
+    assert set(skipped) == {"loose.png"}
+
+
 def encoded(path: Path) -> dict:
     return {"bytes": path.read_bytes(), "path": path.name}
 

@@ -338,6 +338,14 @@ def test_splits_by_folder_and_by_name(tmp_path):
     }
     assert set(skipped) == {"loose.mp4", "validation/empty.mp4"}
 
+    assert split_videos(["Train/a", "val/b", "valid/c", "DEV/d", "test/e", "f"], 0.5) == {
+        "train": ["Train/a"],
+        "validation": ["val/b", "valid/c", "DEV/d"],
+        "test": ["test/e"],
+    }
+    with pytest.raises(ValueError, match="nothing is left to train on.* for validation by .* 1 others, such as x/b"):
+        split_videos(["val/a", "x/b"], 0.1)
+
     names = [f"{index}.mp4" for index in range(200)]
     splits = split_videos(names, 0.1)
     assert 8 <= len(splits["validation"]) <= 35 and sorted(sum(splits.values(), [])) == sorted(names)
@@ -380,7 +388,7 @@ def test_processes_make_no_difference_and_work_is_reused(tmp_path):
     assert again["train"][0]["text"] == "new text"
     preparation = json.loads((tmp_path / "one" / "preparation.json").read_text())
     assert preparation["num_rows"] == {"train": 5} and preparation["num_skipped"] == 2
-    assert preparation["config"]["num_frames"] == 4 and preparation["version"] == "1.0.0"
+    assert preparation["config"]["num_frames"] == 4 and preparation["version"] == "1.1.0"
 
 
 def test_builder_alone_knows_what_it_skipped(tmp_path):
