@@ -169,10 +169,11 @@ def tokenize_clips(
 
     Raises:
         ValueError: if `output_dir` holds something else than tokens, the clips do not fit the tokenizers, or
-            `num_crops` is not at least 1.
+            `num_crops`, `batch_size` or `num_proc` is not at least 1.
     """
-    if num_crops < 1:
-        raise ValueError(f"num_crops={num_crops} must be at least 1")
+    for name, value in {"num_crops": num_crops, "batch_size": batch_size, "num_proc": num_proc}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
     output_dir = Path(output_dir)
     metadata = {
         "code_version": CODE_VERSION,
