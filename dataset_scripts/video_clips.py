@@ -21,6 +21,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 
@@ -120,6 +121,8 @@ class VideoClipsConfig(datasets.BuilderConfig):
     def __post_init__(self):
         if self.data_dir is not None:
             self.data_dir = os.fspath(self.data_dir)
+            if not self.data_dir:  # would be the folder that we happen to be in
+                raise ValueError("data_dir must be a folder or None, got ''")
         super().__post_init__()
         for name, lowest, highest in (
             ("num_frames", 1, 10_000),
@@ -224,6 +227,11 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     def has_own_splits(self) -> bool:
         """Whether the last scan found the source divided into splits, so that none may be made of another."""
         return any(map(split_of, self._source.videos))
+
+    @property
+    def files_at_once(self) -> int:
+        """How many files are worth being given together: a speech recogniser hears several in one go."""
+        return 1 if self.config.asr_model is None else HEARD_FILES
 
     def skipped_files(self) -> list[SkippedFile]:
         """Files that gave no row, by name; known once the dataset is prepared, also if it came from the cache."""
@@ -394,7 +402,7 @@ def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Itera
     """
     windows = cut_windows(info.first_frame, info.duration, config.clip_seconds)
     times = [slice_midpoints(start, end, config.num_frames) for start, end in windows]
-    video = VideoReader(path, config.image_size, info.packets, sum(times, []))
+    video = VideoReader(path, config.image_size, info.packets, list(chain(*times)))
     try:
         with AudioReader(path, config.sampling_rate, config.language) as audio:
             for number, (start, end) in enumerate(windows):
