@@ -400,6 +400,18 @@ def test_builder_alone_knows_what_it_skipped(tmp_path):
         assert [file.file for file in builder.skipped_files()] == ["b.mp4"]
 
 
+def test_a_missing_validation_split_is_said(tmp_path, caplog):
+    names = [f"{index}.mkv" for index in range(6)]
+    drawn = split_videos(names, 0.1)["validation"]
+    for name in names:
+        write_video(tmp_path / "in" / name)
+    assert "validation" in prepare(tmp_path / "in", tmp_path / "good")[0] and not caplog.records
+    for name in drawn:
+        (tmp_path / "in" / name).write_bytes(b"")
+    clips, _ = prepare(tmp_path / "in", tmp_path / "out", validation_fraction=0.1)
+    assert list(clips) == ["train"] and "There is no clip for validation" in caplog.text
+
+
 def test_other_folders_are_left_alone(tmp_path):
     write_video(tmp_path / "in" / "a.mp4")
     (tmp_path / "other").mkdir()
