@@ -19,6 +19,7 @@ own; a text without times belongs to all of them.
 import json
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ from dataset_scripts.video_clips import (
 # Others hand the file to another program (EPS) or are containers for anything.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 COPIED_BYTES = 1 << 20
+MAX_MEMBER_BYTES = 10**9  # of a file in a zip file, which may be a thousandth as large
 
 
 @dataclass
@@ -218,7 +220,11 @@ class MediaRows(VideoClips):
 
 @contextmanager
 def _local_file(folder: Path, reference: str | dict) -> Iterator[Path]:
-    """A file, a member of a tar file or the content of a cell as a file on disk."""
+    """A file, a member of a tar or zip file or the content of a cell as a file on disk.
+
+    Raises:
+        MediaError: it is in a zip file, and damaged, missing or too large.
+    """
     if isinstance(reference, str):
         yield folder / reference
         return
@@ -228,6 +234,9 @@ def _local_file(folder: Path, reference: str | dict) -> Iterator[Path]:
         with open(path, "wb") as copy:
             if "bytes" in reference:
                 copy.write(reference["bytes"])
+            elif "zip" in reference:
+                for piece in _unpacked(reference["zip"], reference["member"]):
+                    copy.write(piece)
             else:
                 with open(folder / reference["tar"], "rb") as tar:
                     tar.seek(reference["offset"])
@@ -236,6 +245,24 @@ def _local_file(folder: Path, reference: str | dict) -> Iterator[Path]:
                         copy.write(piece)
                         left -= len(piece)
         yield path
+
+
+def _unpacked(archive: str, name: str) -> Iterator[bytes]:
+    """The content of a file in a zip file, piece by piece."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            # No more than this is read of a member, whatever it unpacks to.
+            if opened.getinfo(name).file_size > MAX_MEMBER_BYTES:
+                raise MediaError(f"more than {MAX_MEMBER_BYTES // 10**6} megabytes in a zip file")
+            with opened.open(name) as member:
+                while piece := member.read(COPIED_BYTES):
+                    yield piece
+    except MediaError:
+        raise
+    except KeyError as error:
+        raise MediaError("names a file that is missing in its zip file") from error
+    except Exception as error:  # whatever comes of damage, encryption and odd compression
+        raise MediaError(f"its zip file cannot be read ({type(error).__name__})") from error
 
 
 def read_picture(path: str | Path, image_size: int) -> Image.Image:

@@ -78,6 +78,11 @@ def kind_of(name: str) -> str | None:
     return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
 
 
+def holds_media(name: str) -> bool:
+    """Whether a file's suffix promises pictures, sound or video, or a tar file of them."""
+    return kind_of(name) in KINDS or name.lower().endswith(".tar")
+
+
 def scan_samples(folder: Path, columns: dict[str, str | None], language: str | None = None) -> Samples:
     """Lists a folder with all its subfolders.
 

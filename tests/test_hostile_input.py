@@ -8,6 +8,7 @@ import shutil
 import struct
 import tarfile
 import wave
+import zipfile
 import zlib
 from fractions import Fraction
 from functools import lru_cache
@@ -131,7 +132,7 @@ def test_playlists_named_like_videos(tmp_path):
     assert clips["train"]["video"][:] == ["near.ts"] and len(skipped) == 7
 
 
-def test_cells_that_name_files(tmp_path):
+def test_cells_that_name_files(tmp_path, monkeypatch):
     secret = write_picture(tmp_path / "secret.png")
     cells = [{"bytes": None, "path": str(secret)}, {"bytes": None, "path": "../secret.png"}]
     cells += [{"bytes": None, "path": "/etc/passwd"}, {"bytes": None, "path": None}]
@@ -143,6 +144,30 @@ def test_cells_that_name_files(tmp_path):
     clips, skipped = prepare(tmp_path / "in", tmp_path / "out", image_column="image")
     assert summaries(clips["train"]) == {"4#0": ("red", None, None)}
     assert set(skipped) == {"0", "1", "2", "3"} and "missing or not of this data set" in skipped["0"]
+
+    # Of members of zip files, each odd one costs its own row only.
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/good.png", secret.read_bytes())
+        archive.writestr("bomb.png", bytes(2_000_000))
+        archive.writestr("damaged.png", os.urandom(1000))
+    data = bytearray((folder / "a.zip").read_bytes())
+    data[data.index(b"damaged.png") + 50] ^= 255
+    (folder / "a.zip").write_bytes(data)
+    (folder / "no.zip").write_text("no zip file")
+    shutil.copy(folder / "a.zip", tmp_path)
+    names = [f"zip://{name}::{folder}/a.zip" for name in ("x/good.png", "bomb.png", "damaged.png", "none.png")]
+    names += [f"zip://x/good.png::{folder}/no.zip", f"zip://x/good.png::{tmp_path}/a.zip", f"zip://::{folder}/a.zip"]
+    names += [f"zip://x/good.png::zip://y.zip::{folder}/a.zip", "a" * 5_000, "a\0b.png", "::", "zip://::"]
+    cells = [{"image": {"bytes": None, "path": name}} for name in names]
+    Dataset.from_list(cells, features=rows.features).to_parquet(folder / "train.parquet")
+    monkeypatch.setattr("dataset_scripts.media_rows.MAX_MEMBER_BYTES", 1_000_000)
+    clips, skipped = prepare(folder, tmp_path / "unpacked", image_column="image")
+    assert summaries(clips["train"]) == {"0#0": ("red", None, None)} and len(skipped) == len(names) - 1
+    assert "more than 1 megabytes" in skipped["1"] and "cannot be read (BadZipFile)" in skipped["2"]
+    assert "missing in its zip" in skipped["3"] and "cannot be read (BadZipFile)" in skipped["4"]
+    assert all("missing" in skipped[str(row)] for row in range(5, len(names)))
 
     rows.select([4]).save_to_disk(tmp_path / "elsewhere")
     rows.select([4]).save_to_disk(tmp_path / "saved")
@@ -273,7 +298,11 @@ def test_sound_and_times_beyond_reason(tmp_path):
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    # Days in some kilobytes.
+    black = np.zeros((48, 64, 3), np.uint8)
+    write_video(source / "days.mkv", times=[500 * index for index in range(700)], picture=black)
     clips, skipped = prepare(source, tmp_path / "out")
+    assert "timestamps beyond reason" in skipped["days.mkv"]
     assert "timestamps beyond reason" in skipped["years.mkv"] and "sampling rate" in skipped["fast.wav"]
     assert "sampling rate" in skipped["slow.wav"]
     assert "good.wav" in clips["train"]["video"][:]

@@ -251,6 +251,42 @@ def test_a_data_set_and_a_column_mapping(tmp_path, table):
     assert summaries(clips["validation"]) == {"validation/0#0": ("blue", None, "two")}
 
 
+def test_parquet_files_beside_media_are_no_data_set(tmp_path, table):
+    (tmp_path / "in" / ".cache").mkdir(parents=True)
+    table.to_parquet(tmp_path / "in" / ".cache" / "train.parquet")
+    (tmp_path / "in" / "a.txt").write_text("a text")
+    with pytest.raises(ValueError, match="No usable clip"):
+        prepare(tmp_path / "in", tmp_path / "out")
+    table.to_parquet(tmp_path / "in" / "features.parquet")
+    write_picture(tmp_path / "in" / "a.png")
+    clips, skipped = prepare(tmp_path / "in", tmp_path / "out")
+    assert summaries(clips["train"]) == {"a.png#0": ("red", None, "a text")}
+    assert skipped == {"features.parquet": "not a media file"}
+    with pytest.raises(ValueError, match="data_dir must be a folder"):
+        MediaRowsConfig(data_dir="")
+
+
+def test_splits_have_their_own_columns(tmp_path, table):
+    source, rows = tmp_path / "in", table.select([0, 1])
+    source.mkdir()
+    rows.to_parquet(source / "train.parquet")
+    rows.select_columns(["picture"]).to_parquet(source / "test.parquet")
+    rows.select_columns(["label"]).to_parquet(source / "validation.parquet")
+    clips, skipped = prepare(source, tmp_path / "out", image_column="picture", text_column="caption")
+    assert summaries(clips["train"])["train/1#0"] == ("blue", None, "two")
+    assert summaries(clips["test"])["test/1#0"] == ("blue", None, None)
+    assert set(skipped) == {"validation/0", "validation/1"}
+    with pytest.raises(ValueError, match="audio_column: there is no column 'sound'; there are thumbnail, picture"):
+        prepare(source, tmp_path / "other", audio_column="sound")
+    (source / "test.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(ValueError, match="data_dir: test.parquet is no Parquet file, or a damaged one"):
+        prepare(source, tmp_path / "other")
+    rows.select_columns(["picture"]).to_parquet(source / "test.parquet")
+    rows.select_columns(["label"]).to_parquet(source / "test-2.parquet")
+    with pytest.raises(ValueError, match="of the Parquet files test-2.parquet, test.parquet one cannot be read"):
+        prepare(source, tmp_path / "other")
+
+
 def test_a_name_that_is_neither_folder_nor_data_set(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="no folder here and no data set on the Hub"):
