@@ -146,6 +146,13 @@ def test_clips_of_two_modalities_need_no_third_tokenizer(folder, tmp_path):
         pipe(text="the number 3", target="audio")
 
 
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="error: .*file"):
+        prepare_dataset.main(["--data_dir", f"{tmp_path}/in", "--output_dir", f"{tmp_path}/file/out"])
+
+
 def test_an_image_tokenizer_trains_on_clips_of_mixed_frames():
     greys = [[Image.new("RGB", (2, 2), (8 * clip + frame,) * 3) for frame in range(4)] for clip in range(6)]
     clips = Dataset.from_dict(
