@@ -55,6 +55,10 @@ class MediaError(ValueError):
     """A file that gives no clip; the message is the reason, one line without the file's name."""
 
 
+class NoVideoError(MediaError):
+    """A file that can be read and has no video stream; there may be sound in it."""
+
+
 @dataclass(frozen=True)
 class MediaInfo:
     """What `probe` finds: `duration` is the end of the last video frame (seconds), `first_frame` its beginning."""
@@ -289,6 +293,8 @@ class VideoReader(_Reader):
         """
         context = self.stream.codec_context
         if multiprocessing.parent_process() is None:  # else there is a process per core already
+            # Threads by frames, where the codec has them, cost a twentieth more processor time and decode on cores
+            # that would be idle. Those by slices, the default, have little to do: most files have one a picture.
             context.thread_type = "AUTO"
         missing = deque(plan.times)
         latest = None
@@ -532,7 +538,7 @@ def _streams(container: av.container.InputContainer):
         raise MediaError("is a still image, not a video")
     video, audio = _first_streams(container)
     if video is None:
-        raise MediaError("no video stream")
+        raise NoVideoError("no video stream")
     check_size(video.codec_context.width, video.codec_context.height)
     return video, audio
 

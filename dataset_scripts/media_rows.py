@@ -21,17 +21,19 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dataset_scripts.media import (
     AudioReader,
     MediaError,
+    NoVideoError,
     check_size,
     crop_square,
     cut_windows,
@@ -40,7 +42,15 @@ from dataset_scripts.media import (
 )
 from dataset_scripts.media_sources import KINDS, scan_samples, text_entry
 from dataset_scripts.media_tables import Tables, is_data_set, open_tables
-from dataset_scripts.transcripts import MAX_TEXT_BYTES, Transcript, embedded_transcript, from_metadata, read_transcript
+from dataset_scripts.transcripts import (
+    MAX_TEXT_BYTES,
+    NO_CUES,
+    SUBTITLE_SUFFIXES,
+    Transcript,
+    embedded_transcript,
+    from_metadata,
+    read_transcript,
+)
 from dataset_scripts.video_clips import (
     SourceFolder,
     VideoClips,
@@ -65,8 +75,8 @@ class MediaRowsConfig(VideoClipsConfig):
         image_column, audio_column, video_column: column of the data set; column of metadata without its
             "_file_name"; suffix in tar files.  None takes the first that is of the kind, and of picture and video the
             video.
-        text_column: column of the data set or metadata, key in .json files; None takes the first of text, caption,
-            transcription, transcript and sentence.
+        text_column: column of the data set or metadata, key in .json files, suffix of text files; None takes the
+            first of text, caption, transcription, transcript and sentence.  Of several texts the first counts.
         subset: which configuration of a data set on the Hub.
 
     Raises:
@@ -111,7 +121,8 @@ class MediaRows(VideoClips):
             raise ValueError(f"subset={self.config.subset!r} is for data sets on the Hub, data_dir is {folder}")
         samples = scan_samples(folder, self.config.columns, self.config.language)
         for kind, column in self.config.columns.items():
-            if column is not None and column not in samples.columns and kind != "text":
+            known = column is None or {column, column.lower()} & samples.columns
+            if not known and not (kind == "text" and self._in_json(folder, samples.found, column)):
                 found = ", ".join(sorted(samples.columns)) or "none"
                 raise ValueError(f"{kind}_column: {folder} has no column {column!r}; there are {found}")
         return SourceFolder(folder, samples.found, samples.skipped, samples.state)
@@ -123,7 +134,7 @@ class MediaRows(VideoClips):
 
     def _clips(self, folder: Path, name: str, sources: dict) -> Iterator[dict]:
         with ExitStack() as stack:
-            sample = self._opened(stack, folder, sources)
+            sample = self._opened(stack, folder, name, sources)
             text = sources.get("transcript") or self._text_of(sample) or Transcript()
             empty = True
             for start, end, images, (samples, valid) in self._windows(sample):
@@ -146,24 +157,50 @@ class MediaRows(VideoClips):
         super()._skip(name, reason)
         sample = self._source.videos.get(name, {}) if self._source else {}
         for file in {sample.get(kind) for kind in KINDS if isinstance(sample.get(kind), str)} - {name}:
-            super()._skip(file, f"belongs to {name}, which cannot be used")
+            super()._skip(file, "belongs to a sample that cannot be used")
+
+    def _drop(self, sample: dict, kind: str, error: MediaError) -> None:
+        """Goes on without one file of a sample, and notes that down; raises `error` if no other medium is left."""
+        if not any(sample[other] is not None for other in KINDS if other != kind):
+            raise error
+        super()._skip(sample["names"][kind], f"{error}; the other files of its sample are used")
+        sample[kind] = None
 
     def _windows(self, sample: dict) -> Iterator[tuple]:
         """As `read_windows`, with the frames as PNG; a sample without times has one window that ends at 0."""
-        config, video, sound = self.config, sample["video"], sample["audio"]
+        config, windows = self.config, None
+        if sample["video"] is not None:
+            try:
+                windows = read_windows(sample["video"], probe(sample["video"]), config)
+                windows = chain([next(windows)], windows)  # the first shows whether pictures can be decoded
+            except StopIteration:
+                return
+            except MediaError as error:
+                windows = None
+                if isinstance(error, NoVideoError) and sample["audio"] is None:
+                    sample.update(audio=sample["video"], video=None)
+                else:
+                    self._drop(sample, "video", error)
         with ExitStack() as stack:
-            reader = None
-            if sound is not None:
-                seconds = sound_seconds(sound)
-                reader = stack.enter_context(AudioReader(sound, config.sampling_rate, config.language))
-            if video is not None:
-                for start, end, images, own in read_windows(video, probe(video), config):
+            reader, images = None, []
+            if sample["audio"] is not None:
+                try:
+                    seconds = sound_seconds(sample["audio"])
+                    reader = AudioReader(sample["audio"], config.sampling_rate, config.language)
+                    stack.enter_context(reader)
+                except MediaError as error:
+                    self._drop(sample, "audio", error)
+            if windows is not None:
+                for start, end, images, own in windows:
                     heard = own if reader is None else reader.read(start, end, config.num_samples)
                     yield start, end, [_as_image(png_bytes(image)) for image in images], heard
                 return
-            images = []
             if sample["image"] is not None:
-                images = [_as_image(png_bytes(read_picture(sample["image"], config.image_size)))] * config.num_frames
+                try:
+                    image = _as_image(png_bytes(read_picture(sample["image"], config.image_size)))
+                    images = [image] * config.num_frames
+                except MediaError as error:
+                    self._drop(sample, "image", error)
             if reader is None:
                 yield 0.0, 0.0, images, (np.zeros(0, dtype=np.float32), 0)
                 return
@@ -180,18 +217,28 @@ class MediaRows(VideoClips):
                 raise MediaError(f"{sample['metadata_place']}: {error}") from error
         if transcript is None and sample["sidecar"] is not None:
             transcript = self._read_text(sample["sidecar"])
+            if transcript is None and sample["sidecar"].suffix.lower() in SUBTITLE_SUFFIXES:
+                super()._skip(sample["names"]["sidecar"], NO_CUES)
         if transcript is None and sample["video"] is not None:
-            transcript = embedded_transcript(sample["video"], self.config.language)
+            with suppress(MediaError):  # `_windows` will say what is wrong
+                transcript = embedded_transcript(sample["video"], self.config.language)
         return transcript
+
+    def _in_json(self, folder: Path, samples: dict[str, dict], key: str) -> bool:
+        """Whether any of the .json files beside media has a key; reads up to the first that does."""
+        for reference in (sample["sidecar"] for sample in samples.values()):
+            name = reference if isinstance(reference, str | None) else reference["name"]
+            if name is not None and name.lower().endswith(".json"):
+                with _local_file(folder, reference) as path, suppress(MediaError, ValueError, RecursionError, OSError):
+                    if key in _read_json(path):
+                        return True
+        return False
 
     def _read_text(self, path: Path) -> Transcript | None:
         try:
             if path.suffix.lower() != ".json":
                 return read_transcript(path)
-            if path.stat().st_size > MAX_TEXT_BYTES:
-                raise MediaError(f"more than {MAX_TEXT_BYTES // 10**6} megabytes of JSON beside it")
-            entry = json.loads(path.read_text(encoding="utf-8-sig"))
-            return from_metadata(text_entry(entry, self.config.text_column)) if isinstance(entry, dict) else None
+            return from_metadata(text_entry(_read_json(path), self.config.text_column))
         except OSError as error:
             raise MediaError(f"the text beside it cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
@@ -201,21 +248,33 @@ class MediaRows(VideoClips):
 
     def _written_or_sound(self, folder: Path, name: str, sources: dict) -> tuple[Transcript | None, np.ndarray]:
         with ExitStack() as stack:
-            sample = self._opened(stack, folder, sources)
+            sample = self._opened(stack, folder, name, sources)
             written, sound, seconds = self._text_of(sample), sample["audio"] or sample["video"], 0.0
             if written is None and sound is not None:
                 seconds = sound_seconds(sound)
             return written, self._sound(sound, seconds)
 
-    def _opened(self, stack: ExitStack, folder: Path, sources: dict) -> dict:
-        """The sample with paths in place of references, valid until `stack` is closed."""
-        if "row" in sources:
+    def _opened(self, stack: ExitStack, folder: Path, name: str, sources: dict) -> dict:
+        """The sample with paths in place of references, valid until `stack` is closed; "names" are for messages."""
+        is_row = "row" in sources
+        if is_row:
             sources = self._tables.sample(*sources["row"])
-        sample = dict(sources)
+        sample = {**sources, "names": {}}
         for kind in (*KINDS, "sidecar"):
-            if sources[kind] is not None:
-                sample[kind] = stack.enter_context(_local_file(folder, sources[kind]))
+            reference = sources[kind]
+            if reference is not None:
+                sample[kind] = stack.enter_context(_local_file(folder, reference))
+                file = reference if isinstance(reference, str) else f"{reference.get('tar')}/{reference['name']}"
+                sample["names"][kind] = name if is_row else file
         return sample
+
+
+def _read_json(path: Path) -> dict:
+    """The entry in a .json file, empty if it is no dictionary."""
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise MediaError(f"more than {MAX_TEXT_BYTES // 10**6} megabytes of JSON beside it")
+    entry = json.loads(path.read_text(encoding="utf-8-sig"))
+    return entry if isinstance(entry, dict) else {}
 
 
 @contextmanager
@@ -268,6 +327,8 @@ def _unpacked(archive: str, name: str) -> Iterator[bytes]:
 def read_picture(path: str | Path, image_size: int) -> Image.Image:
     """A picture file as it is meant to be seen, reduced to a small square.
 
+    Of a large one, hardly more memory is used than the picture itself takes, four bytes a pixel.
+
     Returns:
         RGB image of `image_size` x `image_size`: upright, the centre square, of animations the first frame.
 
@@ -284,13 +345,23 @@ def read_picture(path: str | Path, image_size: int) -> Image.Image:
                 picture.load()
                 if picture.mode.startswith("I;16"):  # 16 bits per pixel, which conversion would cut off at 255
                     picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-                return crop_square(ImageOps.exif_transpose(picture).convert("RGB"), image_size)
+                orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+                if picture.mode in ("RGB", "RGBA"):  # a whole copy, as of conversion, would be as large again
+                    bands = [crop_square(picture.getchannel(band), image_size) for band in "RGB"]
+                    small = Image.merge("RGB", bands)
+                else:
+                    small = crop_square(picture.convert("RGB"), image_size)
+                small.getexif()[ExifTags.Base.Orientation] = orientation
+                return ImageOps.exif_transpose(small)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
         raise MediaError(f"the picture is too large ({error})") from error
+    except UnidentifiedImageError as error:  # its message is the path
+        raise MediaError("is no picture, or one of a kind that is not read") from error
     except Exception as error:  # whatever a decoder of a damaged picture may come upon
-        raise MediaError(f"is no picture, or a damaged one ({type(error).__name__}: {error})") from error
+        reason = str(error).replace(str(path), "the file")  # the same of all files, to be counted
+        raise MediaError(f"is no picture, or a damaged one ({type(error).__name__}: {reason})") from error
 
 
 def _as_image(data: bytes) -> dict:

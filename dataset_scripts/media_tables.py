@@ -221,6 +221,9 @@ def _choose_columns(features: datasets.Features, columns: dict[str, str | None])
 
 
 def _is_text(feature) -> bool:
+    if isinstance(feature, (datasets.List, datasets.LargeList)):  # several captions of one picture
+        feature = feature.feature
+        return not isinstance(feature, ClassLabel) and _is_text(feature)
     return isinstance(feature, ClassLabel) or (
         isinstance(feature, Value) and feature.dtype in ("string", "large_string")
     )

@@ -32,12 +32,12 @@ from datasets.exceptions import DatasetGenerationError
 
 from dataset_scripts.file_names import (
     MEDIA_SUFFIXES,
+    Sidecars,
     SkippedFile,
     name_inside,
     read_metadata_text,
-    shorten,
-    sidecar_names,
     split_of,
+    split_videos,
     walk_folder,
 )
 from dataset_scripts.media import (
@@ -52,6 +52,7 @@ from dataset_scripts.media import (
     slice_midpoints,
 )
 from dataset_scripts.transcripts import (
+    NO_CUES,
     TRANSCRIPT_SUFFIXES,
     Transcript,
     embedded_transcript,
@@ -62,7 +63,6 @@ from dataset_scripts.transcripts import (
 
 METADATA_FILE = "metadata.jsonl"
 HEARD_FILES, HEARD_SECONDS = 16, 1200  # how much is handed to the speech recogniser at once
-SPLITS = ("train", "validation", "test")
 SKIPPED_FILES = "skipped-*.json"  # beside the Arrow files of the builder's cache, one per skipped file
 
 
@@ -331,11 +331,14 @@ class VideoClips(datasets.GeneratorBasedBuilder):
                 return transcript
         if sources["sidecar"] is not None:
             try:
-                return read_transcript(folder / sources["sidecar"])
+                transcript = read_transcript(folder / sources["sidecar"])
             except OSError as error:
-                raise MediaError(f"{sources['sidecar']} cannot be read ({error.strerror})") from error
+                raise MediaError(f"its text file cannot be read ({error.strerror})") from error
             except MediaError as error:
-                raise MediaError(f"{sources['sidecar']} holds {error}") from error
+                raise MediaError(f"its text file holds {error}") from error
+            if transcript is not None:
+                return transcript
+            self._skip(sources["sidecar"], NO_CUES)
         return embedded_transcript(path, self.config.language)
 
     def _written_or_sound(self, folder: Path, name: str, sources: dict) -> tuple[Transcript | None, np.ndarray]:
@@ -427,7 +430,7 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
     """Lists a folder with all its subfolders; opens nothing but the metadata files.
 
     Hidden files are passed over, and links that lead out of the folder are not followed.  With a `language` such as
-    "en", "name.en.srt" belongs to "name.mp4", before "name.srt".
+    "en", "name.en.srt" belongs to "name.mp4", before "name.srt"; one in another language only if there is no other.
     """
     folder = folder.resolve()
     skipped, files, state = [], [], []
@@ -440,13 +443,10 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
             skipped.append(SkippedFile(name, reason))
     state += [[file.file, file.reason] for file in skipped]
     videos = {name: {} for name in files if Path(name).suffix.lower() in MEDIA_SUFFIXES}
-    present, sidecars = set(files), {name.lower(): name for name in reversed(files)}
+    present, sidecars = set(files), Sidecars(files)
     used = set()
     for name, sources in videos.items():
-        # "name.SRT" belongs to "name.mp4" as well.
-        options = sidecar_names(name, language)
-        found = [option if option in present else sidecars.get(option.lower()) for option in options]
-        found = [option for option in found if option is not None]
+        found = sidecars.of(name, language)
         used.update(found)
         sources.update(sidecar=found[0] if found else None, metadata=None, metadata_place=None)
     for name in files:
@@ -455,7 +455,7 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
             skipped += _read_metadata(folder, name, videos, present)
         elif suffix in TRANSCRIPT_SUFFIXES and name not in used:
             kind = "text" if suffix == ".txt" else "subtitle"
-            skipped.append(SkippedFile(name, f"{kind} file without a video of the same name"))
+            skipped.append(SkippedFile(name, f"{kind} file without a video of the same name that needs it"))
         elif suffix not in MEDIA_SUFFIXES and suffix not in TRANSCRIPT_SUFFIXES:
             skipped.append(SkippedFile(name, "not a media file"))
     return SourceFolder(folder, videos, skipped, state)
@@ -498,33 +498,3 @@ def png_bytes(image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def split_videos(names: list[str], validation_fraction: float) -> dict[str, list[str]]:
-    """Divides videos into splits: by what folders and tar files are called if any is a split, else by name.
-
-    By name means by a hash of it, so that a video stays in its split when others come and go.  At least one video
-    is in "train", and if `validation_fraction` is not 0 and there are two, at least one in "validation".
-
-    Raises:
-        ValueError: folders are splits, none of them for training, and there are files in none of them.
-    """
-    own: dict[str | None, list[str]] = {}
-    for name in names:
-        own.setdefault(split_of(name), []).append(name)
-    if own.keys() - {None}:
-        if None in own and "train" not in own:
-            found = ", ".join(split for split in SPLITS if split in own)
-            raise ValueError(
-                f"data_dir: nothing is left to train on: there are files for {found} by their folder, and "
-                f"{len(own[None])} others, such as {shorten(own[None][0], 100)}; move these to a folder 'train'"
-            )
-        return {split: own[split] for split in SPLITS if split in own}
-    places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}
-    validation = {name for name in names if places[name] < validation_fraction}
-    if validation_fraction > 0 and len(names) > 1:
-        validation = validation or {min(names, key=places.get)}
-    if names and len(validation) == len(names):
-        validation.discard(max(names, key=places.get))
-    splits = {"train": [name for name in names if name not in validation]}
-    return {**splits, "validation": sorted(validation)} if validation else splits

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import tarfile
 import wave
 import zipfile
@@ -61,14 +63,14 @@ def picture_bomb() -> bytes:
 def test_every_odd_file_gives_rows_or_a_reason(tmp_path):
     source = tmp_path / "odd"
     shutil.copytree(DATA / "odd", source)
-    # It would be one sample with gen_audio_only.mp4, which has no pictures.
-    (source / "gen_audio_only.m4a").rename(source / "sound.m4a")
     names = {path.name for path in source.iterdir()}
     clips, skipped = prepare(source, tmp_path / "out", num_frames=1, clip_seconds=3.0)
     used = set(clips["train"]["video"])
-    assert used | set(skipped) == names and not used & set(skipped)
+    # One sample: the sound of its own counts, and the video, which is but sound as well, is left out of it.
+    assert skipped.pop("gen_audio_only.mp4") == "no video stream; the other files of its sample are used"
+    assert used | set(skipped) | {"gen_audio_only.m4a"} == names and not used & set(skipped)
     assert all(reason and "\n" not in reason for reason in skipped.values())
-    sound = next(row for row in clips["train"] if row["video"] == "sound.m4a")
+    sound = next(row for row in clips["train"] if row["video"] == "gen_audio_only.mp4")
     assert sound["frames"] == [] and sound["audio_valid"] > 23_000
     mute = next(row for row in clips["train"] if row["video"] == "gen_no_audio.mp4")
     assert mute["audio"] == [] and len(mute["frames"]) == 1
@@ -304,9 +306,24 @@ def test_sound_and_times_beyond_reason(tmp_path):
     clips, skipped = prepare(source, tmp_path / "out")
     assert "timestamps beyond reason" in skipped["days.mkv"]
     assert "timestamps beyond reason" in skipped["years.mkv"] and "sampling rate" in skipped["fast.wav"]
-    assert "sampling rate" in skipped["slow.wav"]
+    assert "timestamps beyond reason" in skipped["slow.wav"]
     assert "good.wav" in clips["train"]["video"][:]
     assert "timestamps beyond reason" in prepare_reason(tmp_path, source / "years.mkv")
+
+
+def test_a_large_picture_is_not_copied(tmp_path):
+    Image.new("RGBA", (5_000, 4_000), (10, 20, 30, 255)).save(tmp_path / "large.png", compress_level=1)
+    code = """
+import resource, sys
+from dataset_scripts.media_rows import read_picture
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+picture = read_picture(sys.argv[1], 16)
+assert picture.size == (16, 16) and picture.getpixel((3, 3)) == (10, 20, 30)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "large.png")]
+    grown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert int(grown) * 1024 < 130_000_000  # the picture takes 80
 
 
 def prepare_reason(tmp_path: Path, file: Path) -> str:
@@ -325,12 +342,13 @@ def test_texts_beyond_reason(tmp_path):
     (source / "c.json").write_text('{"text": "\\ud83d half a pair"}')
     (source / "d.json").write_bytes(b"\xff\xfe\0junk")
     (source / "e.srt").write_text(f"{'9' * 6000}:00:00,000 --> {'9' * 6000}:00:01,000\nx\n")
-    (source / "f.json").write_text('{"text": ["not", "a", "string"]}')
+    (source / "f.json").write_text('{"text": [3, "no", "string"]}')
     (source / "g.json").write_text('{"words": [{"start": 1' + "0" * 400 + ', "end": 2, "word": "x"}]}')
     (source / "h.txt").write_bytes(bytes(range(256)))
     clips, skipped = prepare(source, tmp_path / "out")
     texts = dict(zip(clips["train"]["video"], clips["train"]["text"], strict=True))
     assert texts["c.png"] == "? half a pair" and texts["e.png"] == "" and "ABC" in texts["h.png"]
+    assert skipped.pop("e.srt") == "no subtitle can be read in it"
     assert set(skipped) == {"a.png", "b.png", "d.png", "f.png", "g.png"}
     assert all("text" in reason for reason in skipped.values())
     assert parse_subtitles("<a" * 200_000 + "\n00:01 --> 00:02\n" + "<b" * 200_000)[0].start == 1

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -309,6 +310,87 @@ def test_broken_files_are_listed_or_raised(tmp_path):
     assert clips["train"]["video"][:] == ["good.png"] and set(skipped) == {"a.png", "b.wav", "c.mp4", "d.jpg"}
     with pytest.raises(ValueError, match="a.png: is no picture"):
         prepare(source, tmp_path / "strict", strict=True)
+
+
+def test_a_broken_file_costs_its_sample_no_other(tmp_path):
+    source, noise = tmp_path / "in", b"nothing of the kind" * 10
+    source.mkdir()
+    for name in ("a.png", "b.wav", "c.mp4", "d.png", "d.wav", "e.png"):
+        (source / name).write_bytes(noise)
+    write_sound(source / "a.wav")
+    write_picture(source / "b.png")
+    write_sound(source / "c.wav")
+    for name in "abcde":
+        (source / f"{name}.txt").write_text(name)
+    write_tar(source / "t.tar", {"f.jpg": noise, "f.wav": (source / "a.wav").read_bytes()})
+    with av.open(str(source / "g.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8_000)
+        frame = av.AudioFrame.from_ndarray(np.full((1, 8_000), 0.25, np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    clips, skipped = prepare(source, tmp_path / "out", validation_fraction=0.0)
+    assert clips["train"]["video"][:] == ["a.png", "b.png", "c.mp4", "g.mp4", "t.tar/f.jpg"]
+    found = summaries(row for row in clips["train"] if row["video"] != "g.mp4")
+    assert found == {
+        "a.png#0": (None, 0.25, "a"),
+        "b.png#0": ("red", None, "b"),
+        "c.mp4#0": (None, 0.25, "c"),
+        "t.tar/f.jpg#0": (None, 0.25, None),
+    }
+    sound = clips["train"][3]
+    assert not sound["frames"] and np.mean(sound["audio"][1_000:7_000]) == pytest.approx(0.25, abs=0.05)
+    assert set(skipped) == {"a.png", "b.wav", "c.mp4", "d.png", "d.wav", "e.png", "t.tar/f.jpg"}
+    others = [file for file, reason in skipped.items() if reason.endswith("the other files of its sample are used")]
+    assert others == ["a.png", "b.wav", "c.mp4", "t.tar/f.jpg"]
+    assert skipped["e.png"] == skipped["d.png"] == "is no picture, or one of a kind that is not read"
+
+
+SUBTITLE = "1\n00:00:00,000 --> 00:00:01,000\n{}\n"
+
+
+@pytest.mark.parametrize("language", [None, "de"])
+def test_texts_in_tar_files_and_in_languages(tmp_path, language):
+    source, picture = tmp_path / "in", write_picture(tmp_path / "a.png").read_bytes()
+    subtitles = {f"c.{code}.srt": SUBTITLE.format(code).encode() for code in ("en", "de")}
+    members = {"a.PNG": picture, "a.TXT": b"upper", "b.png": picture, "b.json": b'{"text": ["first", "second"]}'}
+    write_tar(source / "t.tar", {**members, "c.png": picture, **subtitles})
+    for name in ("c.png", "my.png", "my.dog.png"):
+        (source / name).write_bytes(picture)
+    for name, data in {**subtitles, "my.dog.txt": b"dog"}.items():
+        (source / name).write_bytes(data)
+    clips, skipped = prepare(source, tmp_path / "out", language=language, validation_fraction=0.0)
+    chosen = language or ("de" if language is None else None)
+    assert dict(zip(clips["train"]["video"], clips["train"]["text"], strict=True)) == {
+        "c.png": chosen,
+        "my.png": "",
+        "my.dog.png": "dog",
+        "t.tar/a.PNG": "upper",
+        "t.tar/b.png": "first",
+        "t.tar/c.png": chosen,
+    }
+    assert list(skipped) == ["c.en.srt"] and "without a media file" in skipped["c.en.srt"]
+    clips, _ = prepare(source, tmp_path / "chosen", image_column="png", language="en", validation_fraction=0.0)
+    assert "t.tar/a.PNG" in clips["train"]["video"][:] and clips["train"]["text"].count("en") == 2
+
+
+def test_a_text_column_that_is_nowhere(tmp_path, table):
+    source, picture = tmp_path / "in", write_picture(tmp_path / "a.png").read_bytes()
+    write_tar(source / "t.tar", {"a.png": picture, "a.json": b'{"title": "a"}', "b.png": picture, "b.json": b"[no"})
+    for name in ("c", "d"):
+        (source / f"{name}.png").write_bytes(picture)
+    (source / "c.json").write_text('{"other": ["c"]}')
+    (source / "d.txt").write_text("d")
+    for column, texts in (("title", ["d", "a"]), ("other", ["c", "d"]), ("txt", ["d"]), ("TXT", ["d"])):
+        clips, _ = prepare(source, tmp_path / "out", text_column=column, validation_fraction=0.0)
+        assert [text for text in clips["train"]["text"] if text] == texts, column
+    with pytest.raises(ValueError, match="text_column: .* no column 'nope'; there are json, png, txt"):
+        prepare(source, tmp_path / "out", text_column="nope")
+    table.add_column("lists", [["x", "y"], [], None, ["z"], []]).save_to_disk(tmp_path / "saved")
+    clips, _ = prepare(
+        tmp_path / "saved", tmp_path / "out", image_column="picture", text_column="lists", validation_fraction=0.0
+    )
+    assert clips["train"]["text"][:] == ["x", "", "", "z"]
 
 
 def test_pictures_are_upright_and_of_any_mode(tmp_path):

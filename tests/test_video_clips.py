@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from dataset_scripts.file_names import split_videos
 from dataset_scripts.media import AudioReader, VideoReader, cut_windows, probe
 from dataset_scripts.prepare import prepare_clips
-from dataset_scripts.video_clips import VideoClips, VideoClipsConfig, split_videos
+from dataset_scripts.video_clips import VideoClips, VideoClipsConfig
 
 DATA = Path(os.environ.get("NANO4M_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real videos: {DATA} (NANO4M_DATA) is no folder")
@@ -275,13 +276,18 @@ def test_metadata_before_subtitle_file_before_embedded(tmp_path):
     source.mkdir()
     for name in ("a", "b", "c", "d"):
         shutil.copy(DATA / "odd" / "gen_movtext.mp4", source / f"{name}.mp4")
-    for name in ("a", "b"):
+    shutil.copy(DATA / "odd" / "gen_movtext.mp4", source / "e.mp4")
+    (source / "e.srt").write_text("nothing of the kind")
+    for name in ("a", "b.de"):
         (source / f"{name}.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\nfrom the file\n")
+    (source / "b.en.SRT").write_text("1\n00:00:00,000 --> 00:00:02,000\nanother\n")
     (source / "d.txt").write_text("from the text\n")
     (source / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "from the metadata"}\n')
     clips, skipped = prepare(source, tmp_path / "out", clip_seconds=3.0)
-    texts = ["from the metadata", "from the file", "lay white by S zero again", "from the text"]
-    assert clips["train"]["text"][:] == texts and not skipped
+    embedded = "lay white by S zero again"
+    texts = ["from the metadata", "from the file", embedded, "from the text", embedded]
+    assert [rows["text"] for rows in sorted(sum(map(list, clips.values()), []), key=lambda row: row["video"])] == texts
+    assert set(skipped) == {"e.srt", "b.en.SRT"} and skipped["e.srt"] == "no subtitle can be read in it"
 
 
 def test_what_leads_out_of_the_folder_or_is_no_video(tmp_path):
