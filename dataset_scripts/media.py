@@ -543,9 +543,9 @@ def _streams(container: av.container.InputContainer):
     return video, audio
 
 
-def check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise MediaError(f"the picture is too large ({width}x{height}, limit {MAX_PIXELS // 10**6} megapixels)")
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    if width * height > max_pixels:
+        raise MediaError(f"the picture is too large ({width}x{height}, limit {max_pixels // 10**6} megapixels)")
 
 
 def _check_times(duration: float, num_packets: int, num_bytes: int) -> None:

@@ -62,6 +62,7 @@ from dataset_scripts.video_clips import (
 
 # Others hand the file to another program (EPS) or are containers for anything.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
+MAX_PICTURE_PIXELS = 70_000_000  # of four bytes: beside the libraries, a process then takes less than a gigabyte
 COPIED_BYTES = 1 << 20
 MAX_MEMBER_BYTES = 10**9  # of a file in a zip file, which may be a thousandth as large
 
@@ -152,6 +153,8 @@ class MediaRows(VideoClips):
                     }
             if empty:
                 raise MediaError("has neither picture nor sound nor text")
+            for file, reason in sample["dropped"].items():
+                super()._skip(file, reason)
 
     def _skip(self, name: str, reason: str) -> None:
         super()._skip(name, reason)
@@ -160,10 +163,10 @@ class MediaRows(VideoClips):
             super()._skip(file, "belongs to a sample that cannot be used")
 
     def _drop(self, sample: dict, kind: str, error: MediaError) -> None:
-        """Goes on without one file of a sample, and notes that down; raises `error` if no other medium is left."""
+        """Goes on without one file of a sample, to be noted down; raises `error` if no other medium is left."""
         if not any(sample[other] is not None for other in KINDS if other != kind):
             raise error
-        super()._skip(sample["names"][kind], f"{error}; the other files of its sample are used")
+        sample["dropped"][sample["names"][kind]] = f"{error}; the other files of its sample are used"
         sample[kind] = None
 
     def _windows(self, sample: dict) -> Iterator[tuple]:
@@ -255,11 +258,14 @@ class MediaRows(VideoClips):
             return written, self._sound(sound, seconds)
 
     def _opened(self, stack: ExitStack, folder: Path, name: str, sources: dict) -> dict:
-        """The sample with paths in place of references, valid until `stack` is closed; "names" are for messages."""
+        """The sample with paths in place of references, valid until `stack` is closed.
+
+        "names" are what messages call them, "dropped" are those of files that turn out to be of no use, with reasons.
+        """
         is_row = "row" in sources
         if is_row:
             sources = self._tables.sample(*sources["row"])
-        sample = {**sources, "names": {}}
+        sample = {**sources, "names": {}, "dropped": {}}
         for kind in (*KINDS, "sidecar"):
             reference = sources[kind]
             if reference is not None:
@@ -342,6 +348,9 @@ def read_picture(path: str | Path, image_size: int) -> Image.Image:
             warnings.simplefilter("ignore")  # of sizes that we allow, and of damaged tags
             with Image.open(path, formats=PICTURE_FORMATS) as picture:
                 check_size(*picture.size)
+                if picture.width * picture.height > MAX_PICTURE_PIXELS:
+                    picture.draft("RGB", (2 * image_size, 2 * image_size))  # JPEG can be decoded at a smaller size
+                check_size(*picture.size, MAX_PICTURE_PIXELS)
                 picture.load()
                 if picture.mode.startswith("I;16"):  # 16 bits per pixel, which conversion would cut off at 255
                     picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))

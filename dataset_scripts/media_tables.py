@@ -4,7 +4,6 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 
 import datasets
@@ -54,7 +53,8 @@ class Tables:
         Raises:
             MediaError: a cell names a file that lies elsewhere, or cannot exist.
         """
-        row, features, columns = self.splits[split][index], self.splits[split].features, self.columns[split]
+        features, columns = self.splits[split].features, self.columns[split]
+        row = self.splits[split][index] if any(columns.values()) else {}  # of which other columns would be decoded
         sample = dict.fromkeys((*KINDS, "sidecar", "metadata"))
         for kind in KINDS:
             value = row.get(columns[kind])
@@ -94,7 +94,7 @@ def is_data_set(folder: Path, name: str) -> bool:
     if folder.is_dir():
         if any((folder / file).is_file() for file in SAVED_FILES):
             return True
-        return bool(_parquet_files(folder)) and not any(map(holds_media, map(itemgetter(0), walk_folder(folder))))
+        return bool(_parquet_files(folder)) and not any(holds_media(file) for file, _ in walk_folder(folder))
     if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise ValueError(f"data_dir is not a folder: {folder}")
     return True

