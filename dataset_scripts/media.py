@@ -34,6 +34,7 @@ RESAMPLE_MARGIN = 0.05  # seconds of context on either side, several times the r
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; others are a broken header: sound of days, or a memory full of it
 MAX_SECONDS = 100 * 3600  # a longer file has broken timestamps, and would give windows without end
 MAX_GAP = 600  # seconds; a video that shows fewer pictures than one in so long, on average, has broken timestamps too
+MIN_BYTES_PER_SECOND = 10  # in files of over an hour: less than any codec needs for a still picture, or for silence
 # Formats that name other files or addresses (HLS, DASH, concat, image sequences, SDP) would have FFmpeg open these.
 SELF_CONTAINED_FORMATS = (
     "3g2,3gp,aac,ac3,aiff,amr,apng,asf,av1,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,webm,mjpeg,mov,mp4,"
@@ -52,6 +53,10 @@ LONG_CODES = {
 
 class MediaError(ValueError):
     """A file that gives no clip; the message is the reason, one line without the file's name."""
+
+
+class NoVideoError(MediaError):
+    """A file that can be read and has no video stream; there may be sound in it."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def probe(path: str | Path) -> MediaInfo:
         frame_seconds = _frame_seconds(video, first, last, num_packets)
         # Some containers store no durations: the last frame then lasts as long as the average one.
         duration = last + (longest or frame_seconds)
-        _check_times(duration, num_packets)
+        _check_times(duration, num_packets, container.size)
         return MediaInfo(duration, first, frame_seconds, audio is not None, index)
 
 
@@ -132,7 +137,7 @@ def sound_seconds(path: str | Path) -> float:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin)
         if end <= 0:
             raise MediaError("the audio stream holds no data")
-        _check_times(end, num_packets)
+        _check_times(end, num_packets, container.size)
         return end
 
 
@@ -288,6 +293,8 @@ class VideoReader(_Reader):
         """
         context = self.stream.codec_context
         if multiprocessing.parent_process() is None:  # else there is a process per core already
+            # Threads by frames, where the codec has them, cost a twentieth more processor time and decode on cores
+            # that would be idle. Those by slices, the default, have little to do: most files have one a picture.
             context.thread_type = "AUTO"
         missing = deque(plan.times)
         latest = None
@@ -531,19 +538,22 @@ def _streams(container: av.container.InputContainer):
         raise MediaError("is a still image, not a video")
     video, audio = _first_streams(container)
     if video is None:
-        raise MediaError("no video stream")
+        raise NoVideoError("no video stream")
     check_size(video.codec_context.width, video.codec_context.height)
     return video, audio
 
 
-def check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise MediaError(f"the picture is too large ({width}x{height}, limit {MAX_PIXELS // 10**6} megapixels)")
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    if width * height > max_pixels:
+        raise MediaError(f"the picture is too large ({width}x{height}, limit {max_pixels // 10**6} megapixels)")
 
 
-def _check_times(duration: float, num_packets: int) -> None:
-    if duration > min(MAX_SECONDS, MAX_GAP * num_packets):
-        raise MediaError(f"timestamps beyond reason ({num_packets} packets in {duration:.0f} seconds)")
+def _check_times(duration: float, num_packets: int, num_bytes: int) -> None:
+    """Refuses files that would give windows without end, however small they are."""
+    if duration > min(MAX_SECONDS, MAX_GAP * num_packets, max(3600, num_bytes / MIN_BYTES_PER_SECOND)):
+        raise MediaError(
+            f"timestamps beyond reason ({num_packets} packets, {num_bytes} bytes in {duration:.0f} seconds)"
+        )
 
 
 def _origin(video, audio) -> float:

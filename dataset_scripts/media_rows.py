@@ -19,18 +19,21 @@ own; a text without times belongs to all of them.
 import json
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dataset_scripts.media import (
     AudioReader,
     MediaError,
+    NoVideoError,
     check_size,
     crop_square,
     cut_windows,
@@ -39,7 +42,15 @@ from dataset_scripts.media import (
 )
 from dataset_scripts.media_sources import KINDS, scan_samples, text_entry
 from dataset_scripts.media_tables import Tables, is_data_set, open_tables
-from dataset_scripts.transcripts import MAX_TEXT_BYTES, Transcript, embedded_transcript, from_metadata, read_transcript
+from dataset_scripts.transcripts import (
+    MAX_TEXT_BYTES,
+    NO_CUES,
+    SUBTITLE_SUFFIXES,
+    Transcript,
+    embedded_transcript,
+    from_metadata,
+    read_transcript,
+)
 from dataset_scripts.video_clips import (
     SourceFolder,
     VideoClips,
@@ -51,7 +62,9 @@ from dataset_scripts.video_clips import (
 
 # Others hand the file to another program (EPS) or are containers for anything.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
+MAX_PICTURE_PIXELS = 70_000_000  # of four bytes: beside the libraries, a process then takes less than a gigabyte
 COPIED_BYTES = 1 << 20
+MAX_MEMBER_BYTES = 10**9  # of a file in a zip file, which may be a thousandth as large
 
 
 @dataclass
@@ -63,8 +76,8 @@ class MediaRowsConfig(VideoClipsConfig):
         image_column, audio_column, video_column: column of the data set; column of metadata without its
             "_file_name"; suffix in tar files.  None takes the first that is of the kind, and of picture and video the
             video.
-        text_column: column of the data set or metadata, key in .json files; None takes the first of text, caption,
-            transcription, transcript and sentence.
+        text_column: column of the data set or metadata, key in .json files, suffix of text files; None takes the
+            first of text, caption, transcription, transcript and sentence.  Of several texts the first counts.
         subset: which configuration of a data set on the Hub.
 
     Raises:
@@ -93,7 +106,7 @@ class MediaRowsConfig(VideoClipsConfig):
 class MediaRows(VideoClips):
     """Builder of the rows described at the top of this module."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = MediaRowsConfig
     _tables: Tables | None = None
 
@@ -109,7 +122,8 @@ class MediaRows(VideoClips):
             raise ValueError(f"subset={self.config.subset!r} is for data sets on the Hub, data_dir is {folder}")
         samples = scan_samples(folder, self.config.columns, self.config.language)
         for kind, column in self.config.columns.items():
-            if column is not None and column not in samples.columns and kind != "text":
+            known = column is None or {column, column.lower()} & samples.columns
+            if not known and not (kind == "text" and self._in_json(folder, samples.found, column)):
                 found = ", ".join(sorted(samples.columns)) or "none"
                 raise ValueError(f"{kind}_column: {folder} has no column {column!r}; there are {found}")
         return SourceFolder(folder, samples.found, samples.skipped, samples.state)
@@ -121,7 +135,7 @@ class MediaRows(VideoClips):
 
     def _clips(self, folder: Path, name: str, sources: dict) -> Iterator[dict]:
         with ExitStack() as stack:
-            sample = self._opened(stack, folder, sources)
+            sample = self._opened(stack, folder, name, sources)
             text = sources.get("transcript") or self._text_of(sample) or Transcript()
             empty = True
             for start, end, images, (samples, valid) in self._windows(sample):
@@ -139,29 +153,57 @@ class MediaRows(VideoClips):
                     }
             if empty:
                 raise MediaError("has neither picture nor sound nor text")
+            for file, reason in sample["dropped"].items():
+                super()._skip(file, reason)
 
     def _skip(self, name: str, reason: str) -> None:
         super()._skip(name, reason)
         sample = self._source.videos.get(name, {}) if self._source else {}
         for file in {sample.get(kind) for kind in KINDS if isinstance(sample.get(kind), str)} - {name}:
-            super()._skip(file, f"belongs to {name}, which cannot be used")
+            super()._skip(file, "belongs to a sample that cannot be used")
+
+    def _drop(self, sample: dict, kind: str, error: MediaError) -> None:
+        """Goes on without one file of a sample, to be noted down; raises `error` if no other medium is left."""
+        if not any(sample[other] is not None for other in KINDS if other != kind):
+            raise error
+        sample["dropped"][sample["names"][kind]] = f"{error}; the other files of its sample are used"
+        sample[kind] = None
 
     def _windows(self, sample: dict) -> Iterator[tuple]:
         """As `read_windows`, with the frames as PNG; a sample without times has one window that ends at 0."""
-        config, video, sound = self.config, sample["video"], sample["audio"]
+        config, windows = self.config, None
+        if sample["video"] is not None:
+            try:
+                windows = read_windows(sample["video"], probe(sample["video"]), config)
+                windows = chain([next(windows)], windows)  # the first shows whether pictures can be decoded
+            except StopIteration:
+                return
+            except MediaError as error:
+                windows = None
+                if isinstance(error, NoVideoError) and sample["audio"] is None:
+                    sample.update(audio=sample["video"], video=None)
+                else:
+                    self._drop(sample, "video", error)
         with ExitStack() as stack:
-            reader = None
-            if sound is not None:
-                seconds = sound_seconds(sound)
-                reader = stack.enter_context(AudioReader(sound, config.sampling_rate, config.language))
-            if video is not None:
-                for start, end, images, own in read_windows(video, probe(video), config):
+            reader, images = None, []
+            if sample["audio"] is not None:
+                try:
+                    seconds = sound_seconds(sample["audio"])
+                    reader = AudioReader(sample["audio"], config.sampling_rate, config.language)
+                    stack.enter_context(reader)
+                except MediaError as error:
+                    self._drop(sample, "audio", error)
+            if windows is not None:
+                for start, end, images, own in windows:
                     heard = own if reader is None else reader.read(start, end, config.num_samples)
                     yield start, end, [_as_image(png_bytes(image)) for image in images], heard
                 return
-            images = []
             if sample["image"] is not None:
-                images = [_as_image(png_bytes(read_picture(sample["image"], config.image_size)))] * config.num_frames
+                try:
+                    image = _as_image(png_bytes(read_picture(sample["image"], config.image_size)))
+                    images = [image] * config.num_frames
+                except MediaError as error:
+                    self._drop(sample, "image", error)
             if reader is None:
                 yield 0.0, 0.0, images, (np.zeros(0, dtype=np.float32), 0)
                 return
@@ -178,18 +220,28 @@ class MediaRows(VideoClips):
                 raise MediaError(f"{sample['metadata_place']}: {error}") from error
         if transcript is None and sample["sidecar"] is not None:
             transcript = self._read_text(sample["sidecar"])
+            if transcript is None and sample["sidecar"].suffix.lower() in SUBTITLE_SUFFIXES:
+                super()._skip(sample["names"]["sidecar"], NO_CUES)
         if transcript is None and sample["video"] is not None:
-            transcript = embedded_transcript(sample["video"], self.config.language)
+            with suppress(MediaError):  # `_windows` will say what is wrong
+                transcript = embedded_transcript(sample["video"], self.config.language)
         return transcript
+
+    def _in_json(self, folder: Path, samples: dict[str, dict], key: str) -> bool:
+        """Whether any of the .json files beside media has a key; reads up to the first that does."""
+        for reference in (sample["sidecar"] for sample in samples.values()):
+            name = reference if isinstance(reference, str | None) else reference["name"]
+            if name is not None and name.lower().endswith(".json"):
+                with _local_file(folder, reference) as path, suppress(MediaError, ValueError, RecursionError, OSError):
+                    if key in _read_json(path):
+                        return True
+        return False
 
     def _read_text(self, path: Path) -> Transcript | None:
         try:
             if path.suffix.lower() != ".json":
                 return read_transcript(path)
-            if path.stat().st_size > MAX_TEXT_BYTES:
-                raise MediaError(f"more than {MAX_TEXT_BYTES // 10**6} megabytes of JSON beside it")
-            entry = json.loads(path.read_text(encoding="utf-8-sig"))
-            return from_metadata(text_entry(entry, self.config.text_column)) if isinstance(entry, dict) else None
+            return from_metadata(text_entry(_read_json(path), self.config.text_column))
         except OSError as error:
             raise MediaError(f"the text beside it cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
@@ -199,26 +251,45 @@ class MediaRows(VideoClips):
 
     def _written_or_sound(self, folder: Path, name: str, sources: dict) -> tuple[Transcript | None, np.ndarray]:
         with ExitStack() as stack:
-            sample = self._opened(stack, folder, sources)
+            sample = self._opened(stack, folder, name, sources)
             written, sound, seconds = self._text_of(sample), sample["audio"] or sample["video"], 0.0
             if written is None and sound is not None:
                 seconds = sound_seconds(sound)
             return written, self._sound(sound, seconds)
 
-    def _opened(self, stack: ExitStack, folder: Path, sources: dict) -> dict:
-        """The sample with paths in place of references, valid until `stack` is closed."""
-        if "row" in sources:
+    def _opened(self, stack: ExitStack, folder: Path, name: str, sources: dict) -> dict:
+        """The sample with paths in place of references, valid until `stack` is closed.
+
+        "names" are what messages call them, "dropped" are those of files that turn out to be of no use, with reasons.
+        """
+        is_row = "row" in sources
+        if is_row:
             sources = self._tables.sample(*sources["row"])
-        sample = dict(sources)
+        sample = {**sources, "names": {}, "dropped": {}}
         for kind in (*KINDS, "sidecar"):
-            if sources[kind] is not None:
-                sample[kind] = stack.enter_context(_local_file(folder, sources[kind]))
+            reference = sources[kind]
+            if reference is not None:
+                sample[kind] = stack.enter_context(_local_file(folder, reference))
+                file = reference if isinstance(reference, str) else f"{reference.get('tar')}/{reference['name']}"
+                sample["names"][kind] = name if is_row else file
         return sample
+
+
+def _read_json(path: Path) -> dict:
+    """The entry in a .json file, empty if it is no dictionary."""
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise MediaError(f"more than {MAX_TEXT_BYTES // 10**6} megabytes of JSON beside it")
+    entry = json.loads(path.read_text(encoding="utf-8-sig"))
+    return entry if isinstance(entry, dict) else {}
 
 
 @contextmanager
 def _local_file(folder: Path, reference: str | dict) -> Iterator[Path]:
-    """A file, a member of a tar file or the content of a cell as a file on disk."""
+    """A file, a member of a tar or zip file or the content of a cell as a file on disk.
+
+    Raises:
+        MediaError: it is in a zip file, and damaged, missing or too large.
+    """
     if isinstance(reference, str):
         yield folder / reference
         return
@@ -228,6 +299,9 @@ def _local_file(folder: Path, reference: str | dict) -> Iterator[Path]:
         with open(path, "wb") as copy:
             if "bytes" in reference:
                 copy.write(reference["bytes"])
+            elif "zip" in reference:
+                for piece in _unpacked(reference["zip"], reference["member"]):
+                    copy.write(piece)
             else:
                 with open(folder / reference["tar"], "rb") as tar:
                     tar.seek(reference["offset"])
@@ -238,8 +312,28 @@ def _local_file(folder: Path, reference: str | dict) -> Iterator[Path]:
         yield path
 
 
+def _unpacked(archive: str, name: str) -> Iterator[bytes]:
+    """The content of a file in a zip file, piece by piece."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            # No more than this is read of a member, whatever it unpacks to.
+            if opened.getinfo(name).file_size > MAX_MEMBER_BYTES:
+                raise MediaError(f"more than {MAX_MEMBER_BYTES // 10**6} megabytes in a zip file")
+            with opened.open(name) as member:
+                while piece := member.read(COPIED_BYTES):
+                    yield piece
+    except MediaError:
+        raise
+    except KeyError as error:
+        raise MediaError("names a file that is missing in its zip file") from error
+    except Exception as error:  # whatever comes of damage, encryption and odd compression
+        raise MediaError(f"its zip file cannot be read ({type(error).__name__})") from error
+
+
 def read_picture(path: str | Path, image_size: int) -> Image.Image:
     """A picture file as it is meant to be seen, reduced to a small square.
+
+    Of a large one, hardly more memory is used than the picture itself takes, four bytes a pixel.
 
     Returns:
         RGB image of `image_size` x `image_size`: upright, the centre square, of animations the first frame.
@@ -254,16 +348,29 @@ def read_picture(path: str | Path, image_size: int) -> Image.Image:
             warnings.simplefilter("ignore")  # of sizes that we allow, and of damaged tags
             with Image.open(path, formats=PICTURE_FORMATS) as picture:
                 check_size(*picture.size)
+                if picture.width * picture.height > MAX_PICTURE_PIXELS:
+                    picture.draft("RGB", (2 * image_size, 2 * image_size))  # JPEG can be decoded at a smaller size
+                check_size(*picture.size, MAX_PICTURE_PIXELS)
                 picture.load()
                 if picture.mode.startswith("I;16"):  # 16 bits per pixel, which conversion would cut off at 255
                     picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-                return crop_square(ImageOps.exif_transpose(picture).convert("RGB"), image_size)
+                orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+                if picture.mode in ("RGB", "RGBA"):  # a whole copy, as of conversion, would be as large again
+                    bands = [crop_square(picture.getchannel(band), image_size) for band in "RGB"]
+                    small = Image.merge("RGB", bands)
+                else:
+                    small = crop_square(picture.convert("RGB"), image_size)
+                small.getexif()[ExifTags.Base.Orientation] = orientation
+                return ImageOps.exif_transpose(small)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
         raise MediaError(f"the picture is too large ({error})") from error
+    except UnidentifiedImageError as error:  # its message is the path
+        raise MediaError("is no picture, or one of a kind that is not read") from error
     except Exception as error:  # whatever a decoder of a damaged picture may come upon
-        raise MediaError(f"is no picture, or a damaged one ({type(error).__name__}: {error})") from error
+        reason = str(error).replace(str(path), "the file")  # the same of all files, to be counted
+        raise MediaError(f"is no picture, or a damaged one ({type(error).__name__}: {reason})") from error
 
 
 def _as_image(data: bytes) -> dict:

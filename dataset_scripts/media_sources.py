@@ -19,6 +19,7 @@ from dataset_scripts.file_names import (
     AUDIO_SUFFIXES,
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
+    Sidecars,
     SkippedFile,
     name_inside,
     read_metadata_text,
@@ -51,7 +52,8 @@ class Samples:
 
     found: samples by name.
     skipped: files that are of no use whatever is in them.
-    columns: names that a column mapping may use: columns of metadata, suffixes in tar files.
+    columns: names that a column mapping may use: columns of metadata, suffixes in tar files (in lower case) and of
+        text files.
     state: JSON that differs after any edit in the folder.
     """
 
@@ -76,6 +78,11 @@ def kind_of(name: str) -> str | None:
         return "sidecar"
     kinds = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
     return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
+
+
+def holds_media(name: str) -> bool:
+    """Whether a file's suffix promises pictures, sound or video, or a tar file of them."""
+    return kind_of(name) in KINDS or name.lower().endswith(".tar")
 
 
 def scan_samples(folder: Path, columns: dict[str, str | None], language: str | None = None) -> Samples:
@@ -107,7 +114,7 @@ def scan_samples(folder: Path, columns: dict[str, str | None], language: str | N
     for name in rest:
         suffix = os.path.splitext(name)[1].lower()
         if suffix == ".tar":
-            _add_members(samples, folder, name, columns)
+            _add_members(samples, folder, name, columns, language)
         elif suffix in COMPRESSED:
             samples.skip(name, "a compressed file; unpack it, or pack its files into a .tar")
         elif kind_of(name) is None:
@@ -229,10 +236,12 @@ def text_entry(entry: dict, column: str | None) -> dict:
     return {"text": text, "words": None if isinstance(words, str) else words}  # CSV knows no lists: it is another text
 
 
-def _choose_text(by_suffix: dict, column: str | None):
-    """The most wanted of some text files, by suffix without the dot; times are worth having."""
-    wanted = [column, "json"] if column else []
-    wanted += [suffix[1:] for suffix in TEXT_SUFFIXES]
+def _choose_text(by_suffix: dict, column: str | None, language: str | None = None):
+    """The most wanted of some text files, by suffix without the dot in lower case; times are worth having."""
+    wanted = [column.lower(), "json"] if column else []
+    wanted += [name[1:].lower() for name in sidecar_names("", language)] + ["json"]
+    # In any other language, as of `Sidecars`.
+    wanted += sorted(suffix for suffix in by_suffix if suffix.endswith(TRANSCRIPT_SUFFIXES))
     return next((by_suffix[suffix] for suffix in wanted if suffix in by_suffix), None)
 
 
@@ -244,23 +253,23 @@ def _add_stems(samples: Samples, names: list[str], columns: dict, language: str 
         if kind in KINDS:
             group = groups.setdefault(os.path.splitext(name)[0], {})
             if kind in group:
-                samples.skip(name, f"a second {kind} beside {group[kind]}, which counts")
+                samples.skip(name, f"a second {kind} of the same name; the first counts")
             group.setdefault(kind, name)
     lower = {name.lower(): name for name in reversed(names)}
-    texts = set()
+    sidecars, texts = Sidecars(names), set()
     for stem, group in groups.items():
         by_suffix = {}
-        for option in (*sidecar_names(f"{stem}.", language), f"{stem}.json"):
-            name = lower.get(option.lower())
-            if name is not None:
-                texts.add(name)
-                by_suffix.setdefault(option.rpartition(".")[2], name)
+        found = sidecars.of(f"{stem}.", language) + [lower.get(f"{stem}.json".lower())]
+        for name in filter(None, found):
+            texts.add(name)
+            by_suffix.setdefault(name.rpartition(".")[2].lower(), name)
+        samples.columns.update(by_suffix)
         name = group.get("video") or group.get("image") or group["audio"]
         references = _one_picture(samples, group, {})
         samples.add(name, references | {"sidecar": _choose_text(by_suffix, columns.get("text"))})
     for name in names:
         if kind_of(name) == "sidecar" and name not in texts:
-            samples.skip(name, "text file without a media file of the same name")
+            samples.skip(name, "text file without a media file of the same name that needs it")
 
 
 def _one_picture(samples: Samples, references: dict, columns: dict) -> dict:
@@ -274,7 +283,7 @@ def _one_picture(samples: Samples, references: dict, columns: dict) -> dict:
     return {kind: reference for kind, reference in references.items() if kind != unwanted}
 
 
-def _add_members(samples: Samples, folder: Path, tar: str, columns: dict) -> None:
+def _add_members(samples: Samples, folder: Path, tar: str, columns: dict, language: str | None) -> None:
     """Makes a sample of the members of a tar file that share their name up to the first dot (WebDataset)."""
     groups: dict[str, dict[str, dict]] = {}
     texts: dict[str, dict[str, dict]] = {}
@@ -285,26 +294,26 @@ def _add_members(samples: Samples, folder: Path, tar: str, columns: dict) -> Non
             continue
         parent, base = os.path.split(member.name)
         stem, _, suffix = base.partition(".")
+        suffix = suffix.lower()
         if base.startswith("."):
             continue
         samples.columns.add(suffix)
-        by_column = {wanted: kind for kind, wanted in columns.items() if wanted}
+        by_column = {wanted.lower(): kind for kind, wanted in columns.items() if wanted}
         kind = by_column.get(suffix) or kind_of(base)
         if kind is None:
             unused.add(suffix)
         elif kind in ("sidecar", "text"):
             texts.setdefault(os.path.join(parent, stem), {}).setdefault(suffix, asdict(member))
-        elif columns.get(kind) in (None, suffix):
+        elif (columns.get(kind) or suffix).lower() == suffix:
             group = groups.setdefault(os.path.join(parent, stem), {})
             if kind in group:
-                first = group[kind]["name"]
-                samples.skip(f"{tar}/{member.name}", f"a second {kind} beside {first}, which counts")
+                samples.skip(f"{tar}/{member.name}", f"a second {kind} of the same name; the first counts")
             group.setdefault(kind, asdict(member))
     for suffix in sorted(unused):
         samples.skip(tar, f"its members that end in .{suffix} are no media files")
     for stem, group in groups.items():
         name = next(group[kind]["name"] for kind in KINDS if kind in group)
-        text = _choose_text(texts.pop(stem, {}), columns.get("text"))
+        text = _choose_text(texts.pop(stem, {}), columns.get("text"), language)
         samples.add(f"{tar}/{name}", _one_picture(samples, group, columns) | {"sidecar": text})
     for group in texts.values():
         for member in group.values():

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub.constants
+import pyarrow.parquet
 from datasets import Audio, ClassLabel, DatasetDict, Image, Value, Video
-from datasets.utils.file_utils import xopen
+from datasets.exceptions import DatasetsError
 
+from dataset_scripts.file_names import SPLIT_NAMES, split_in_words, walk_folder
 from dataset_scripts.media import MediaError
-from dataset_scripts.media_sources import KINDS, TEXT_COLUMNS, text_entry
-from dataset_scripts.video_clips import SPLITS
+from dataset_scripts.media_sources import KINDS, TEXT_COLUMNS, holds_media, text_entry
 
 FEATURES = {"image": Image, "audio": Audio, "video": Video}
 SAVED_FILES = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
-SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
 @dataclass
@@ -25,11 +25,11 @@ class Tables:
     """The splits of a data set with the columns that are read, media not decoded.
 
     folder: where its files lie; a cell that names a file may name one in here only.
-    columns: of each of `KINDS` and of "text", None where there is none.
+    columns: in each split, of each of `KINDS` and of "text", None where there is none.
     """
 
     splits: DatasetDict
-    columns: dict[str, str | None]
+    columns: dict[str, dict[str, str | None]]
     folder: Path
 
     def samples(self) -> dict[str, dict]:
@@ -46,18 +46,21 @@ class Tables:
         return [[split, rows._fingerprint, len(rows)] for split, rows in self.splits.items()]
 
     def sample(self, split: str, index: int) -> dict:
-        """A row as a sample of `dataset_scripts.media_sources`, of which some files are {"name", "bytes"}.
+        """A row as a sample of `dataset_scripts.media_sources`.
+
+        Of its files some are {"name", "bytes"}, and some {"name", "zip", "member"}, in a zip file.
 
         Raises:
-            MediaError: a cell names a file that lies elsewhere.
+            MediaError: a cell names a file that lies elsewhere, or cannot exist.
         """
-        row, features = self.splits[split][index], self.splits[split].features
+        features, columns = self.splits[split].features, self.columns[split]
+        row = self.splits[split][index] if any(columns.values()) else {}  # of which other columns would be decoded
         sample = dict.fromkeys((*KINDS, "sidecar", "metadata"))
         for kind in KINDS:
-            value = row.get(self.columns[kind])
+            value = row.get(columns[kind])
             if value is not None:
                 sample[kind] = self._file(value)
-        column = self.columns["text"]
+        column = columns["text"]
         if column is not None:
             if isinstance(features[column], ClassLabel) and row[column] is not None and row[column] >= 0:
                 row[column] = features[column].int2str(row[column])
@@ -69,25 +72,29 @@ class Tables:
         name = value.get("path") or ""
         if value.get("bytes") is not None:
             return {"name": os.path.basename(name), "bytes": value["bytes"]}
-        if "::" in name:  # a member of an archive, as "zip://a.png::/folder/train.zip"
-            archive = Path(os.path.realpath(name.rpartition("::")[2]))
-            if archive.is_relative_to(self.folder) and archive.is_file():
-                with xopen(name, "rb") as file:
-                    return {"name": os.path.basename(name.partition("::")[0]), "bytes": file.read()}
-        path = Path(os.path.realpath(self.folder / name))
-        if not path.is_relative_to(self.folder) or not path.is_file():
-            raise MediaError(f"names a file that is missing or not of this data set: {name}")
-        return str(path)
+        member, _, archive = name.partition("::")  # as "zip://a.png::/folder/train.zip"
+        packed = bool(archive) and member.startswith("zip://")
+        try:
+            path = Path(os.path.realpath(self.folder / (archive if packed else name)))
+            found = path.is_relative_to(self.folder) and path.is_file()
+        except (OSError, ValueError):  # the name is too long, or not one that a file can have
+            found = False
+        if not found:
+            raise MediaError("names a file that is missing or not of this data set")
+        member = member.removeprefix("zip://")
+        return {"name": os.path.basename(member), "zip": str(path), "member": member} if packed else str(path)
 
 
 def is_data_set(folder: Path, name: str) -> bool:
-    """Whether `data_dir` is a data set of rows and no folder of media.
+    """Whether `data_dir` is a data set of rows and no folder of media, in which Parquet files are of other use.
 
     Raises:
         ValueError: there is no such folder, and the name cannot be one on the Hub.
     """
     if folder.is_dir():
-        return any((folder / file).is_file() for file in SAVED_FILES) or bool(_parquet_files(folder))
+        if any((folder / file).is_file() for file in SAVED_FILES):
+            return True
+        return bool(_parquet_files(folder)) and not any(holds_media(file) for file, _ in walk_folder(folder))
     if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise ValueError(f"data_dir is not a folder: {folder}")
     return True
@@ -102,17 +109,18 @@ def open_tables(folder: Path, name: str, subset: str | None, columns: dict[str, 
         columns: of each of `KINDS` and of "text"; None takes the first that fits.
 
     Raises:
-        ValueError: there is no such data set, or no such column, or one of another type.
+        ValueError: there is no such data set, or no such column, or one of another type, or a file is damaged.
     """
     if not folder.is_dir():
         try:
             splits = datasets.load_dataset(name, subset)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"data_dir: {name!r} is no folder here and no data set on the Hub ({reason})") from error
         folder = Path(huggingface_hub.constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}")
     elif parquet := _parquet_files(folder):
-        splits = datasets.load_dataset("parquet", data_files=parquet)
+        # Each by itself, since all that are loaded together must have the same columns.
+        splits = DatasetDict({split: _load_parquet(folder, files) for split, files in parquet.items()})
     else:
         try:
             splits = datasets.load_from_disk(str(folder))
@@ -123,51 +131,75 @@ def open_tables(folder: Path, name: str, subset: str | None, columns: dict[str, 
             for file in rows.cache_files:
                 if not Path(os.path.realpath(file["filename"])).is_relative_to(folder):
                     raise ValueError(f"data_dir: {folder} names a file outside of it: {file['filename']}")
-    splits = _by_split(splits)
-    features = next(iter(splits.values())).features
-    chosen = _choose_columns(features, columns)
-    wanted = [column for column in chosen.values() if column is not None]
-    if chosen["text"] is not None and isinstance(getattr(features.get("words"), "feature", None), dict):  # with times
-        wanted.append("words")
-    if not any(chosen.values()):
-        raise ValueError(f"data_dir: {name} has no column of pictures, sound, video or text that can be read")
+    known = dict.fromkeys(column for rows in splits.values() for column in rows.column_names)
+    for kind, column in columns.items():
+        if column is not None and column not in known:
+            raise ValueError(f"{kind}_column: there is no column {column!r}; there are {', '.join(known)}")
+    splits, chosen = _by_split(splits), {}
     for split, rows in splits.items():
-        rows = rows.with_format(None).select_columns(list(dict.fromkeys(wanted)))
-        for kind, feature in FEATURES.items():
-            if chosen[kind] is not None and isinstance(rows.features[chosen[kind]], feature):
-                rows = rows.cast_column(chosen[kind], feature(decode=False))
-        splits[split] = rows
+        chosen[split] = _choose_columns(rows.features, columns)
+        splits[split] = _with_columns(rows, chosen[split])
+    if not any(column for by_kind in chosen.values() for column in by_kind.values()):
+        raise ValueError(f"data_dir: {name} has no column of pictures, sound, video or text that can be read")
     return Tables(splits, chosen, Path(os.path.realpath(folder)))
+
+
+def _load_parquet(folder: Path, files: list[str]) -> datasets.Dataset:
+    try:
+        return datasets.load_dataset("parquet", data_files=files, split="train")
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        for file in files:
+            try:
+                pyarrow.parquet.read_schema(file)
+            except (OSError, ValueError) as damage:
+                name = Path(file).relative_to(folder)
+                raise ValueError(f"data_dir: {name} is no Parquet file, or a damaged one ({damage})") from damage
+        names = ", ".join(str(Path(file).relative_to(folder)) for file in files[:5])
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"data_dir: of the Parquet files {names} one cannot be read ({reason})") from error
+
+
+def _with_columns(rows: datasets.Dataset, chosen: dict[str, str | None]) -> datasets.Dataset:
+    """The columns that are read, and no others, with media not decoded."""
+    wanted = [column for column in chosen.values() if column is not None]
+    if chosen["text"] is not None and isinstance(getattr(rows.features.get("words"), "feature", None), dict):
+        wanted.append("words")  # with times
+    # A table without a column has no rows: of which nothing can be read there are empty ones.
+    rows = rows.with_format(None).select_columns(list(dict.fromkeys(wanted)) or rows.column_names)
+    for kind, feature in FEATURES.items():
+        if chosen[kind] is not None and isinstance(rows.features[chosen[kind]], feature):
+            rows = rows.cast_column(chosen[kind], feature(decode=False))
+    return rows
 
 
 def _by_split(splits: DatasetDict) -> DatasetDict:
     """Splits under the names that we know, those of one name joined: "train.100" and "train.360", "dev" and "val"."""
     parts: dict[str, list] = {}
     for split, rows in splits.items():
-        first = re.match(r"[a-z]*", split)[0]
-        name = SPLIT_NAMES.get(first, first if first in SPLITS else split)
+        first = re.match(r"[a-z]*", split.lower())[0]
+        name = SPLIT_NAMES.get(first, split)
         parts.setdefault(name, []).append(rows)
     return DatasetDict({name: datasets.concatenate_datasets(rows) for name, rows in parts.items()})
 
 
 def _parquet_files(folder: Path) -> dict[str, list[str]]:
-    """Parquet files by split: that whose name a folder or file begins with, else "train"."""
+    """Parquet files by split: that which a folder or file is named after, else "train"; none that are hidden."""
     splits: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.parquet")):
-        if path.name != "metadata.parquet" and Path(os.path.realpath(path)).is_relative_to(folder):
-            words = re.findall(r"[a-z]+", path.relative_to(folder).as_posix().lower())
-            names = ("train", "validation", "test", *SPLIT_NAMES)
-            split = next((word for word in words if word in names), "train")
-            splits.setdefault(SPLIT_NAMES.get(split, split), []).append(str(path))
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not hidden and path.name != "metadata.parquet" and Path(os.path.realpath(path)).is_relative_to(folder):
+            split = split_in_words(name) or "train"
+            splits.setdefault(split, []).append(str(path))
     return splits
 
 
 def _choose_columns(features: datasets.Features, columns: dict[str, str | None]) -> dict[str, str | None]:
     chosen = {}
     for kind, column in columns.items():
-        if column is not None:
-            if column not in features:
-                raise ValueError(f"{kind}_column: there is no column {column!r}; there are {', '.join(features)}")
+        if column is not None and column not in features:  # another split has it
+            chosen[kind] = None
+        elif column is not None:
             if kind == "text":
                 good = _is_text(features[column])
             else:
@@ -189,6 +221,9 @@ def _choose_columns(features: datasets.Features, columns: dict[str, str | None])
 
 
 def _is_text(feature) -> bool:
+    if isinstance(feature, (datasets.List, datasets.LargeList)):  # several captions of one picture
+        feature = feature.feature
+        return not isinstance(feature, ClassLabel) and _is_text(feature)
     return isinstance(feature, ClassLabel) or (
         isinstance(feature, Value) and feature.dtype in ("string", "large_string")
     )

@@ -95,6 +95,12 @@ def prepare_clips(
         text = json.dumps(preparation, indent=2, ensure_ascii=False, default=str)
         (unfinished / PREPARATION_FILE).write_text(text + "\n", encoding="utf-8")
         _replace(output_dir, unfinished)
+        if getattr(builder.config, "validation_fraction", 0) and "validation" not in clips:
+            logger.warning(
+                "There is no clip for validation: no file was meant for it, or those that were gave no clip. Without "
+                "it training cannot be watched; see %s, or prepare with other split folders or validation_fraction",
+                output_dir / SKIPPED_FILE,
+            )
         del clips, shards  # the saved copy is all that is needed
         shutil.rmtree(folder, ignore_errors=True)
     if skipped:

@@ -2,7 +2,7 @@
 
 A shard is a folder with the rows of some source files (Arrow) and the files of the builder that say what was skipped.
 It is written under another name and renamed when it is complete.  Which files are in which shard depends on their
-number only, so that neither processes nor interruptions change the rows or their order.
+number and on the builder only, so that neither processes nor interruptions change the rows or their order.
 """
 
 import multiprocessing
@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from dataset_scripts.media import free_decoders
 
-FILES_PER_SHARD = 32
+FILES_PER_SHARD = 32  # at most; lost by a kill
+SHARDS_PER_SPLIT = 64  # at least, if there are files enough: work for as many processes
 BYTES_PER_BATCH = 16 * 2**20  # rows held in memory before they are written
 ROWS_FILE = "rows.arrow"
 IDENTITY_FILE = "identity"
@@ -34,13 +35,17 @@ IDENTITY_FILE = "identity"
 class Shard:
     """A part of a split.
 
-    name: of its folder.  split: which one it belongs to.  sources: arguments of the builder's `_generate_examples`,
-    a set of them per source file.
+    name: of its folder.  split: which one it belongs to.  arguments: of the builder's `_generate_examples`, those that
+    are lists with an entry per source file.
     """
 
     name: str
     split: str
-    sources: list[dict]
+    arguments: dict
+
+    def __len__(self) -> int:
+        """The number of source files."""
+        return next(len(value) for value in self.arguments.values() if isinstance(value, list))
 
 
 def make_shards(
@@ -49,7 +54,8 @@ def make_shards(
     """Makes the rows of a builder that has been scanned, except those of shards that `folder` holds already.
 
     Args:
-        builder: its split generators have lists of equal length, an entry per source file.
+        builder: its split generators have lists of equal length, an entry per source file; `files_at_once`, if it has
+            that, is how many it had better be given together.
         folder: of the shards; what is in it is removed if it has another identity.
         identity: changes with everything that the rows depend on.
         num_proc: processes; each works on a shard at a time.
@@ -57,7 +63,7 @@ def make_shards(
     Returns:
         The rows of each shard that has any, by split and in order, memory-mapped.
     """
-    identity = f"{identity}-{FILES_PER_SHARD}"
+    identity = f"{identity}-{FILES_PER_SHARD}-{SHARDS_PER_SPLIT}"
     written = folder / IDENTITY_FILE
     if not written.is_file() or written.read_text(encoding="utf-8") != identity:
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,10 +72,11 @@ def make_shards(
     # What is known to be of no use before a file is opened is noted beside the shards, anew every time.
     with _output_folder(builder, folder):
         generators = builder._split_generators(None)
-    shards = [shard for generator in generators for shard in _cut(generator.name, generator.gen_kwargs)]
+    together = getattr(builder, "files_at_once", 1)
+    shards = [shard for generator in generators for shard in _cut(generator.name, generator.gen_kwargs, together)]
     missing = [shard for shard in shards if not (folder / shard.name).is_dir()]
-    done = sum(len(shard.sources) for shard in shards) - sum(len(shard.sources) for shard in missing)
-    with tqdm(total=done + sum(len(shard.sources) for shard in missing), initial=done, unit="file") as progress:
+    total = sum(map(len, shards))
+    with tqdm(total=total, initial=total - sum(map(len, missing)), unit="file") as progress:
         progress.set_description("Preparing")
         if not num_proc or num_proc == 1 or len(missing) < 2:
             for shard in missing:
@@ -87,7 +94,7 @@ def make_shards(
 def write_shard(
     builder: datasets.GeneratorBasedBuilder, folder: Path, shard: Shard, on_file: Callable[[int], object]
 ) -> None:
-    """Writes one shard; `on_file` is called with 1 after each source file."""
+    """Writes one shard; `on_file` is called with 1 after each source file, or when it was heard."""
     unfinished = folder / f".{shard.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -95,25 +102,42 @@ def write_shard(
     with _output_folder(builder, unfinished):
         with ArrowWriter(features=features, path=str(unfinished / ROWS_FILE), writer_batch_size=10**9) as writer:
             held = 0
-            for source in shard.sources:
-                for _, row in builder._generate_examples(**source):
-                    writer.write(_encode(row, features))
-                    held += _num_bytes(row)
-                    if held > BYTES_PER_BATCH:
-                        writer.write_examples_on_file()
-                        held = 0
-                on_file(1)
+            for _, row in builder._generate_examples(**_counted(shard.arguments, on_file)):
+                writer.write(_encode(row, features))
+                held += _num_bytes(row)
+                if held > BYTES_PER_BATCH:
+                    writer.write_examples_on_file()
+                    held = 0
             writer.finalize()
     os.rename(unfinished, folder / shard.name)
 
 
-def _cut(split: str, gen_kwargs: dict) -> Iterator[Shard]:
+def _cut(split: str, gen_kwargs: dict, together: int) -> Iterator[Shard]:
     # Lists are what can be divided, as for `num_proc` of datasets.
     lists = {name: value for name, value in gen_kwargs.items() if isinstance(value, list)}
     (count,) = {len(value) for value in lists.values()}
-    sources = [{**gen_kwargs, **{name: [value[i]] for name, value in lists.items()}} for i in range(count)]
-    for number, start in enumerate(range(0, count, FILES_PER_SHARD)):
-        yield Shard(f"{split}-{number:05d}", str(split), sources[start : start + FILES_PER_SHARD])
+    size = min(max(-(-count // SHARDS_PER_SPLIT), together), FILES_PER_SHARD)
+    for number, start in enumerate(range(0, count, size)):
+        part = {name: value[start : start + size] for name, value in lists.items()}
+        yield Shard(f"{split}-{number:05d}", str(split), {**gen_kwargs, **part})
+
+
+class _Counted(list):
+    """A list that calls `on_next` with 1 when the entry after one is asked for, or there is none."""
+
+    def __init__(self, entries: list, on_next: Callable[[int], object]):
+        super().__init__(entries)
+        self.on_next = on_next
+
+    def __iter__(self):
+        for entry in super().__iter__():
+            yield entry
+            self.on_next(1)
+
+
+def _counted(arguments: dict, on_file: Callable[[int], object]) -> dict:
+    name = next(name for name, value in arguments.items() if isinstance(value, list))
+    return {**arguments, name: _Counted(arguments[name], on_file)}
 
 
 @contextmanager
@@ -153,9 +177,10 @@ def _write_in_processes(builder, folder: Path, shards: list[Shard], num_proc: in
     counter = context.Value("q", 0)
     free_decoders()
     # A pool of this kind notices when a worker dies, say for lack of memory, instead of waiting for ever.
-    with ProcessPoolExecutor(min(num_proc, len(shards)), context, _start_worker, (builder, folder, counter)) as pool:
+    shared = (builder, folder, counter, shards)
+    with ProcessPoolExecutor(min(num_proc, len(shards)), context, _start_worker, shared) as pool:
         try:
-            pending = {pool.submit(_write_in_worker, shard) for shard in shards}
+            pending = {pool.submit(_write_in_worker, index) for index in range(len(shards))}
             while pending:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 progress.update(counter.value - (progress.n - progress.initial))
@@ -174,11 +199,11 @@ def _start_worker(*shared) -> None:
     threading.Thread(target=lambda: (wait_for_end([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _write_in_worker(shard: Shard) -> None:
-    builder, folder, counter = _worker
+def _write_in_worker(index: int) -> None:
+    builder, folder, counter, shards = _worker
 
     def count(number: int) -> None:
         with counter.get_lock():
             counter.value += number
 
-    write_shard(builder, folder, shard, count)
+    write_shard(builder, folder, shards[index], count)

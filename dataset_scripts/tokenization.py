@@ -169,10 +169,11 @@ def tokenize_clips(
 
     Raises:
         ValueError: if `output_dir` holds something else than tokens, the clips do not fit the tokenizers, or
-            `num_crops` is not at least 1.
+            `num_crops`, `batch_size` or `num_proc` is not at least 1.
     """
-    if num_crops < 1:
-        raise ValueError(f"num_crops={num_crops} must be at least 1")
+    for name, value in {"num_crops": num_crops, "batch_size": batch_size, "num_proc": num_proc}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
     output_dir = Path(output_dir)
     metadata = {
         "code_version": CODE_VERSION,
@@ -188,7 +189,7 @@ def tokenize_clips(
             return load_tokens(output_dir)[0]
     spare = _spare_frames(clips, tokenizers) if num_crops > 1 else 0
     if not spare:
-        _check_clips_fit(clips, tokenizers)
+        check_clips_fit(clips, tokenizers)
     made_by = [(name, described["fingerprint"]) for name, described in metadata["modalities"].items()]
     for tokenizer in tokenizers.values():
         tokenizer.eval()
@@ -344,7 +345,7 @@ def _spare_frames(clips: DatasetDict, tokenizers: dict) -> int:
     return max(0, len(seen["frames"]) - image.num_frames)
 
 
-def _check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:
+def check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:
     image, row = tokenizers.get("image"), _first_with(clips, "image")
     if image is not None and row is not None and len(row["frames"]) != image.config.num_frames:
         raise ValueError(

@@ -20,6 +20,8 @@ from dataset_scripts.media import MediaError, in_language, open_container, strea
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 TRANSCRIPT_SUFFIXES = (*SUBTITLE_SUFFIXES, ".txt")  # in the order of preference: times are worth having
 
+NO_CUES = "no subtitle can be read in it"  # why a file does not count
+
 MAX_TEXT_BYTES = 4_000_000  # of one file or entry; the subtitles of a long film have a twentieth
 
 PIECE_SECONDS = 30  # of sound that a recogniser hears at once; as long as Whisper's window
@@ -71,8 +73,8 @@ class Transcript:
         return self.text if complete else " ".join(pieces)
 
 
-def read_transcript(path: str | Path) -> Transcript:
-    """Reads a .srt, .vtt or .txt file in UTF-8, UTF-16 with byte order mark or a Western 8-bit encoding.
+def read_transcript(path: str | Path) -> Transcript | None:
+    """Reads a .srt, .vtt or .txt file in UTF-8, UTF-16 or a Western 8-bit encoding; None if it has no subtitle.
 
     Tags are removed and the lines of a subtitle become one, since their breaks are layout.  A .txt file keeps its
     text but for white space around it, and has no times.
@@ -87,7 +89,8 @@ def read_transcript(path: str | Path) -> Transcript:
     text = decode_text(path.read_bytes())
     if path.suffix.lower() not in SUBTITLE_SUFFIXES:
         return Transcript(text.strip())
-    return from_cues(parse_subtitles(text))
+    cues = parse_subtitles(text)
+    return from_cues(cues) if cues else None
 
 
 def decode_text(data: bytes) -> str:
@@ -95,6 +98,8 @@ def decode_text(data: bytes) -> str:
     encodings = ("utf-8-sig", "cp1252", "latin-1")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         encodings = ("utf-16", *encodings)
+    elif guess := _guess_utf_16(data):
+        encodings = (guess, *encodings)
     for encoding in encodings:
         try:
             text = data.decode(encoding)
@@ -102,6 +107,15 @@ def decode_text(data: bytes) -> str:
         except UnicodeDecodeError:
             continue
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+
+
+def _guess_utf_16(data: bytes) -> str | None:
+    """The UTF-16 that bytes without a mark are in, None for others: every other byte of Western letters is 0."""
+    first, second = (data[start:1000:2].count(0) for start in (0, 1))
+    pairs = len(data[:1000]) // 2
+    if max(first, second) < pairs / 4 or min(first, second) > pairs / 20 or len(data) % 2:
+        return None
+    return "utf-16-be" if first > second else "utf-16-le"
 
 
 def parse_subtitles(text: str) -> list[Cue]:
@@ -144,12 +158,15 @@ def from_cues(cues: list[Cue]) -> Transcript:
 def from_metadata(entry: dict) -> Transcript | None:
     """The transcript in an entry of metadata.jsonl, None if it has neither `text` nor `words`.
 
-    `text` is a string, `words` a list of {"start": seconds, "end": seconds, "word": string}.
+    `text` is a string, or a list of strings, say of captions of one picture, of which the first counts; `words` is a
+    list of {"start": seconds, "end": seconds, "word": string}.
 
     Raises:
         ValueError: one of them is of another form, or too long.
     """
     text, words = entry.get("text"), entry.get("words")
+    if isinstance(text, list):
+        text = text[0] if text else None
     if text is not None and not isinstance(text, str):
         raise ValueError(f"'text' must be a string, got {type(text).__name__}")
     if text is not None:

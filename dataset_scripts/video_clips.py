@@ -21,6 +21,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 
@@ -31,10 +32,12 @@ from datasets.exceptions import DatasetGenerationError
 
 from dataset_scripts.file_names import (
     MEDIA_SUFFIXES,
+    Sidecars,
     SkippedFile,
     name_inside,
     read_metadata_text,
-    sidecar_names,
+    split_of,
+    split_videos,
     walk_folder,
 )
 from dataset_scripts.media import (
@@ -49,6 +52,7 @@ from dataset_scripts.media import (
     slice_midpoints,
 )
 from dataset_scripts.transcripts import (
+    NO_CUES,
     TRANSCRIPT_SUFFIXES,
     Transcript,
     embedded_transcript,
@@ -59,7 +63,6 @@ from dataset_scripts.transcripts import (
 
 METADATA_FILE = "metadata.jsonl"
 HEARD_FILES, HEARD_SECONDS = 16, 1200  # how much is handed to the speech recogniser at once
-SPLITS = ("train", "validation", "test")  # names of folders
 SKIPPED_FILES = "skipped-*.json"  # beside the Arrow files of the builder's cache, one per skipped file
 
 
@@ -97,8 +100,9 @@ class VideoClipsConfig(datasets.BuilderConfig):
         asr_model: name or folder of a speech recognition model for videos without text; None leaves them without.
         language: code such as "en": preferred among streams of sound and of subtitles, and told to the speech
             recogniser.
-        validation_fraction: share of the videos that becomes "validation", unless the folder has the subfolders
-            train, validation or test, which then are the splits.
+        validation_fraction: share of the videos that becomes "validation", unless the folder has subfolders train,
+            validation (or val, valid, dev) or test, in any case, which then are the splits; so are tar files with
+            such a word in their name.
 
     Raises:
         ValueError: a value is out of range; the message names the field.
@@ -117,6 +121,8 @@ class VideoClipsConfig(datasets.BuilderConfig):
     def __post_init__(self):
         if self.data_dir is not None:
             self.data_dir = os.fspath(self.data_dir)
+            if not self.data_dir:  # would be the folder that we happen to be in
+                raise ValueError("data_dir must be a folder or None, got ''")
         super().__post_init__()
         for name, lowest, highest in (
             ("num_frames", 1, 10_000),
@@ -177,7 +183,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     anew.
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = VideoClipsConfig
     DEFAULT_WRITER_BATCH_SIZE = 50  # rows held in memory; one may be some hundred kilobytes
     _source: SourceFolder | None = None  # of the last scan
@@ -220,7 +226,12 @@ class VideoClips(datasets.GeneratorBasedBuilder):
 
     def has_own_splits(self) -> bool:
         """Whether the last scan found the source divided into splits, so that none may be made of another."""
-        return any(name.startswith(tuple(f"{split}/" for split in SPLITS)) for name in self._source.videos)
+        return any(map(split_of, self._source.videos))
+
+    @property
+    def files_at_once(self) -> int:
+        """How many files are worth being given together: a speech recogniser hears several in one go."""
+        return 1 if self.config.asr_model is None else HEARD_FILES
 
     def skipped_files(self) -> list[SkippedFile]:
         """Files that gave no row, by name; known once the dataset is prepared, also if it came from the cache."""
@@ -254,7 +265,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
         chosen = {name for names in splits.values() for name in names}
         for name in source.videos:
             if name not in chosen:
-                self._skip(name, f"not in one of the split folders ({', '.join(sorted(splits))})")
+                self._skip(name, f"not in one of the splits by its name ({', '.join(sorted(splits))})")
         return [
             datasets.SplitGenerator(
                 name=split,
@@ -320,11 +331,14 @@ class VideoClips(datasets.GeneratorBasedBuilder):
                 return transcript
         if sources["sidecar"] is not None:
             try:
-                return read_transcript(folder / sources["sidecar"])
+                transcript = read_transcript(folder / sources["sidecar"])
             except OSError as error:
-                raise MediaError(f"{sources['sidecar']} cannot be read ({error.strerror})") from error
+                raise MediaError(f"its text file cannot be read ({error.strerror})") from error
             except MediaError as error:
-                raise MediaError(f"{sources['sidecar']} holds {error}") from error
+                raise MediaError(f"its text file holds {error}") from error
+            if transcript is not None:
+                return transcript
+            self._skip(sources["sidecar"], NO_CUES)
         return embedded_transcript(path, self.config.language)
 
     def _written_or_sound(self, folder: Path, name: str, sources: dict) -> tuple[Transcript | None, np.ndarray]:
@@ -391,7 +405,7 @@ def read_windows(path: Path, info: MediaInfo, config: VideoClipsConfig) -> Itera
     """
     windows = cut_windows(info.first_frame, info.duration, config.clip_seconds)
     times = [slice_midpoints(start, end, config.num_frames) for start, end in windows]
-    video = VideoReader(path, config.image_size, info.packets, sum(times, []))
+    video = VideoReader(path, config.image_size, info.packets, list(chain(*times)))
     try:
         with AudioReader(path, config.sampling_rate, config.language) as audio:
             for number, (start, end) in enumerate(windows):
@@ -416,7 +430,7 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
     """Lists a folder with all its subfolders; opens nothing but the metadata files.
 
     Hidden files are passed over, and links that lead out of the folder are not followed.  With a `language` such as
-    "en", "name.en.srt" belongs to "name.mp4", before "name.srt".
+    "en", "name.en.srt" belongs to "name.mp4", before "name.srt"; one in another language only if there is no other.
     """
     folder = folder.resolve()
     skipped, files, state = [], [], []
@@ -429,13 +443,10 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
             skipped.append(SkippedFile(name, reason))
     state += [[file.file, file.reason] for file in skipped]
     videos = {name: {} for name in files if Path(name).suffix.lower() in MEDIA_SUFFIXES}
-    present, sidecars = set(files), {name.lower(): name for name in reversed(files)}
+    present, sidecars = set(files), Sidecars(files)
     used = set()
     for name, sources in videos.items():
-        # "name.SRT" belongs to "name.mp4" as well.
-        options = sidecar_names(name, language)
-        found = [option if option in present else sidecars.get(option.lower()) for option in options]
-        found = [option for option in found if option is not None]
+        found = sidecars.of(name, language)
         used.update(found)
         sources.update(sidecar=found[0] if found else None, metadata=None, metadata_place=None)
     for name in files:
@@ -444,7 +455,7 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
             skipped += _read_metadata(folder, name, videos, present)
         elif suffix in TRANSCRIPT_SUFFIXES and name not in used:
             kind = "text" if suffix == ".txt" else "subtitle"
-            skipped.append(SkippedFile(name, f"{kind} file without a video of the same name"))
+            skipped.append(SkippedFile(name, f"{kind} file without a video of the same name that needs it"))
         elif suffix not in MEDIA_SUFFIXES and suffix not in TRANSCRIPT_SUFFIXES:
             skipped.append(SkippedFile(name, "not a media file"))
     return SourceFolder(folder, videos, skipped, state)
@@ -487,22 +498,3 @@ def png_bytes(image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def split_videos(names: list[str], validation_fraction: float) -> dict[str, list[str]]:
-    """Divides videos into splits: by the folders train, validation and test if there are any, else by name.
-
-    By name means by a hash of it, so that a video stays in its split when others come and go.  At least one video
-    is in "train", and if `validation_fraction` is not 0 and there are two, at least one in "validation".
-    """
-    folders = [split for split in SPLITS if any(n.startswith(f"{split}/") for n in names)]
-    if folders:
-        return {split: [n for n in names if n.startswith(f"{split}/")] for split in folders}
-    places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}
-    validation = {name for name in names if places[name] < validation_fraction}
-    if validation_fraction > 0 and len(names) > 1:
-        validation = validation or {min(names, key=places.get)}
-    if names and len(validation) == len(names):
-        validation.discard(max(names, key=places.get))
-    splits = {"train": [name for name in names if name not in validation]}
-    return {**splits, "validation": sorted(validation)} if validation else splits

@@ -43,15 +43,17 @@ class Nano4MPipeline(DiffusionPipeline):
         soundfile.write("square.wav", sound.audios[0], sound.sampling_rate)
 
     Components: `model` (`Nano4MModel`), `image_tokenizer`, `audio_tokenizer`, `text_tokenizer`, `scheduler`
-    (`UnmaskingScheduler`).
+    (`UnmaskingScheduler`). A tokenizer is None if the model lacks its modality.
     """
+
+    _optional_components = ["image_tokenizer", "audio_tokenizer", "text_tokenizer"]  # as diffusers calls them
 
     def __init__(
         self,
         model: Nano4MModel,
-        image_tokenizer: ImageTokenizer,
-        audio_tokenizer: AudioTokenizer,
-        text_tokenizer: TextTokenizer,
+        image_tokenizer: ImageTokenizer | None,
+        audio_tokenizer: AudioTokenizer | None,
+        text_tokenizer: TextTokenizer | None,
         scheduler: UnmaskingScheduler,
     ):
         super().__init__()
@@ -84,7 +86,9 @@ class Nano4MPipeline(DiffusionPipeline):
 
     @property
     def tokenizers(self) -> dict[str, torch.nn.Module]:
-        return {"image": self.image_tokenizer, "audio": self.audio_tokenizer, "text": self.text_tokenizer}
+        """Those there are, `modality -> tokenizer`."""
+        found = {"image": self.image_tokenizer, "audio": self.audio_tokenizer, "text": self.text_tokenizer}
+        return {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
 
     @torch.inference_mode()
     def __call__(
@@ -184,9 +188,9 @@ class Nano4MPipeline(DiffusionPipeline):
         """One list of media per modality, whatever of it was given."""
         lists = {}
         for name, value in media.items():
-            self._tokenizer(name)
             if value is None:
                 continue
+            self._tokenizer(name)
             if name == "image":
                 lists[name] = self._list_of_clips(value)
             else:

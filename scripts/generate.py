@@ -107,16 +107,17 @@ def read_condition(path: Path, pipe: Nano4MPipeline, target: str) -> dict:
         return {KINDS[suffix]: path}
     if suffix not in VIDEOS:
         raise ValueError(f"{path}: not one of {', '.join((*KINDS, *VIDEOS))}")
-    image, audio = pipe.image_tokenizer.config, pipe.audio_tokenizer.config
+    configs = {name: tokenizer.config for name, tokenizer in pipe.tokenizers.items()}
+    image, audio = configs.get("image"), configs.get("audio")
     try:
         info = probe(path)
-        seconds = min(info.duration, audio.clip_seconds)
+        seconds = min(info.duration, audio.clip_seconds) if audio else info.duration
         given = {}
-        if target != "image":
+        if target != "image" and image:
             with VideoReader(path, image.image_size) as reader:
                 times = slice_midpoints(0, seconds, image.num_frames)
                 given["image"] = [reader.frame_at(time) for time in times]
-        if target != "audio" and info.has_audio:
+        if target != "audio" and audio and info.has_audio:
             with AudioReader(path, audio.sampling_rate) as reader:
                 given["audio"] = reader.read(0, seconds, audio.num_samples)[0]
     except MediaError as error:

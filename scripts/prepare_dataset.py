@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None):
     try:
         repo_id = create_dataset(args) if args.push_to_hub else None
         clips = prepare_clips(builder_class(**given), args.output_dir, args.num_proc, args.parquet)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     rows = ", ".join(f"{len(rows)} {split}" for split, rows in clips.items())
     print(f"{args.output_dir}: {rows} clips; files left out are listed in skipped.jsonl")

@@ -4,7 +4,7 @@ preview_dataset.py --dataset OUT [--output OUT.html]
 """
 
 import json
-from collections import Counter
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,13 +33,17 @@ def main(argv: list[str] | None = None) -> Path:
     try:
         if args.num_clips < 0:
             raise ValueError(f"num_clips must be at least 0, got {args.num_clips}")
-        preparation = read_preparation(folder)
+        preparation = prepared(folder)
         clips = load_clips(folder)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     path = Path(args.output or f"{folder.resolve()}.html")
     page = preview(clips, folder.resolve().name, preparation, read_skipped(folder), args.num_clips)
-    path.write_text(page, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SystemExit(f"error: output: {path} cannot be written ({error.strerror})") from error
     print(path)
     return path
 
@@ -79,6 +83,21 @@ def preview(clips: DatasetDict, title: str, preparation: dict, skipped: list[dic
     )
 
 
+def prepared(folder: Path) -> dict:
+    """The content of preparation.json.
+
+    Raises:
+        ValueError: there is no such folder, or it is not of prepare_dataset.py.
+    """
+    try:
+        preparation = read_preparation(folder)
+    except ValueError:  # says what one who writes there should know
+        preparation = None
+    if preparation is None:
+        raise ValueError(f"dataset: {folder} holds no clips of prepare_dataset.py")
+    return preparation
+
+
 def read_skipped(folder: Path) -> list[dict]:
     """The lines of skipped.jsonl; none if there is no such file."""
     path = folder / SKIPPED_FILE
@@ -87,10 +106,19 @@ def read_skipped(folder: Path) -> list[dict]:
 
 
 def by_reason(skipped: list[dict]) -> list[dict]:
-    """Reasons from the most frequent on, each with how many files it met and the first of them."""
-    counts = Counter(entry["reason"] for entry in skipped).most_common(MOST_REASONS)
-    files = {reason: [entry["file"] for entry in skipped if entry["reason"] == reason] for reason, _ in counts}
-    return [{"reason": reason, "count": count, "files": files[reason][:MOST_FILES]} for reason, count in counts]
+    """Reasons from the most frequent on, each with how many files it met and the first of them.
+
+    Those that differ in their numbers only, as that of a line or a size, count as one, which has "…" for the numbers.
+    """
+    alike: dict[str, list[dict]] = {}
+    for entry in skipped:
+        alike.setdefault(re.sub(r"\d+", "…", entry["reason"]), []).append(entry)
+    found = []
+    for reason, entries in sorted(alike.items(), key=lambda item: -len(item[1]))[:MOST_REASONS]:
+        exact = {entry["reason"] for entry in entries}
+        files = [entry["file"] for entry in entries[:MOST_FILES]]
+        found.append({"reason": exact.pop() if len(exact) == 1 else reason, "count": len(entries), "files": files})
+    return found
 
 
 def durations(rows) -> np.ndarray:

@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from dataset_scripts.tokenization import check_tokenizers, count_rows, load_tokens, model_modalities, token_files
 from modeling_nano4m import Nano4MConfig, Nano4MModel, Nano4MPipeline, UnmaskingScheduler
-from tokenizers_4m import load_tokenizers
+from tokenizers_4m import MODALITIES, load_tokenizers
 from trainers import (
     DrawnRows,
     MaskingCollator,
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         args, config_fields, masking, training = parse(argv)
         tokenizers = load_tokenizers(args.tokenizers)
         data, described, sources = load_data(args, training, tokenizers)
+        tokenizers = {name: tokenizers[name] for name in described}
         config = Nano4MConfig(modalities=model_modalities(described), **vars(config_fields))
         config._attn_implementation = args.attn_implementation
         collator = MaskingCollator(config.modalities, **vars(masking), seed=training.seed)
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = Nano4MPipeline(
         model=model,
         scheduler=scheduler,
-        **{f"{name}_tokenizer": tokenizer for name, tokenizer in tokenizers.items()},
+        **{f"{name}_tokenizer": tokenizers.get(name) for name in MODALITIES},
     )
     pipeline.save_pretrained(training.output_dir)
     write_training_data(training.output_dir, args.dataset)

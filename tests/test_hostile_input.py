@@ -6,8 +6,11 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import tarfile
 import wave
+import zipfile
 import zlib
 from fractions import Fraction
 from functools import lru_cache
@@ -22,6 +25,8 @@ from test_media_rows import prepare, summaries, write_picture, write_sound, writ
 from test_video_clips import DATA, needs_data, write_video
 from test_video_clips import prepare as prepare_videos
 
+from dataset_scripts.media import MediaError
+from dataset_scripts.media_rows import read_picture
 from dataset_scripts.media_sources import read_entries
 from dataset_scripts.transcripts import MAX_TEXT_BYTES, Transcript, from_metadata, parse_subtitles
 
@@ -60,14 +65,14 @@ def picture_bomb() -> bytes:
 def test_every_odd_file_gives_rows_or_a_reason(tmp_path):
     source = tmp_path / "odd"
     shutil.copytree(DATA / "odd", source)
-    # It would be one sample with gen_audio_only.mp4, which has no pictures.
-    (source / "gen_audio_only.m4a").rename(source / "sound.m4a")
     names = {path.name for path in source.iterdir()}
     clips, skipped = prepare(source, tmp_path / "out", num_frames=1, clip_seconds=3.0)
     used = set(clips["train"]["video"])
-    assert used | set(skipped) == names and not used & set(skipped)
+    # One sample: the sound of its own counts, and the video, which is but sound as well, is left out of it.
+    assert skipped.pop("gen_audio_only.mp4") == "no video stream; the other files of its sample are used"
+    assert used | set(skipped) | {"gen_audio_only.m4a"} == names and not used & set(skipped)
     assert all(reason and "\n" not in reason for reason in skipped.values())
-    sound = next(row for row in clips["train"] if row["video"] == "sound.m4a")
+    sound = next(row for row in clips["train"] if row["video"] == "gen_audio_only.mp4")
     assert sound["frames"] == [] and sound["audio_valid"] > 23_000
     mute = next(row for row in clips["train"] if row["video"] == "gen_no_audio.mp4")
     assert mute["audio"] == [] and len(mute["frames"]) == 1
@@ -131,7 +136,7 @@ def test_playlists_named_like_videos(tmp_path):
     assert clips["train"]["video"][:] == ["near.ts"] and len(skipped) == 7
 
 
-def test_cells_that_name_files(tmp_path):
+def test_cells_that_name_files(tmp_path, monkeypatch):
     secret = write_picture(tmp_path / "secret.png")
     cells = [{"bytes": None, "path": str(secret)}, {"bytes": None, "path": "../secret.png"}]
     cells += [{"bytes": None, "path": "/etc/passwd"}, {"bytes": None, "path": None}]
@@ -143,6 +148,30 @@ def test_cells_that_name_files(tmp_path):
     clips, skipped = prepare(tmp_path / "in", tmp_path / "out", image_column="image")
     assert summaries(clips["train"]) == {"4#0": ("red", None, None)}
     assert set(skipped) == {"0", "1", "2", "3"} and "missing or not of this data set" in skipped["0"]
+
+    # Of members of zip files, each odd one costs its own row only.
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/good.png", secret.read_bytes())
+        archive.writestr("bomb.png", bytes(2_000_000))
+        archive.writestr("damaged.png", os.urandom(1000))
+    data = bytearray((folder / "a.zip").read_bytes())
+    data[data.index(b"damaged.png") + 50] ^= 255
+    (folder / "a.zip").write_bytes(data)
+    (folder / "no.zip").write_text("no zip file")
+    shutil.copy(folder / "a.zip", tmp_path)
+    names = [f"zip://{name}::{folder}/a.zip" for name in ("x/good.png", "bomb.png", "damaged.png", "none.png")]
+    names += [f"zip://x/good.png::{folder}/no.zip", f"zip://x/good.png::{tmp_path}/a.zip", f"zip://::{folder}/a.zip"]
+    names += [f"zip://x/good.png::zip://y.zip::{folder}/a.zip", "a" * 5_000, "a\0b.png", "::", "zip://::"]
+    cells = [{"image": {"bytes": None, "path": name}} for name in names]
+    Dataset.from_list(cells, features=rows.features).to_parquet(folder / "train.parquet")
+    monkeypatch.setattr("dataset_scripts.media_rows.MAX_MEMBER_BYTES", 1_000_000)
+    clips, skipped = prepare(folder, tmp_path / "unpacked", image_column="image")
+    assert summaries(clips["train"]) == {"0#0": ("red", None, None)} and len(skipped) == len(names) - 1
+    assert "more than 1 megabytes" in skipped["1"] and "cannot be read (BadZipFile)" in skipped["2"]
+    assert "missing in its zip" in skipped["3"] and "cannot be read (BadZipFile)" in skipped["4"]
+    assert all("missing" in skipped[str(row)] for row in range(5, len(names)))
 
     rows.select([4]).save_to_disk(tmp_path / "elsewhere")
     rows.select([4]).save_to_disk(tmp_path / "saved")
@@ -273,11 +302,42 @@ def test_sound_and_times_beyond_reason(tmp_path):
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    # Days in some kilobytes.
+    black = np.zeros((48, 64, 3), np.uint8)
+    write_video(source / "days.mkv", times=[500 * index for index in range(700)], picture=black)
     clips, skipped = prepare(source, tmp_path / "out")
+    assert "timestamps beyond reason" in skipped["days.mkv"]
     assert "timestamps beyond reason" in skipped["years.mkv"] and "sampling rate" in skipped["fast.wav"]
-    assert "sampling rate" in skipped["slow.wav"]
+    assert "timestamps beyond reason" in skipped["slow.wav"]
     assert "good.wav" in clips["train"]["video"][:]
     assert "timestamps beyond reason" in prepare_reason(tmp_path, source / "years.mkv")
+
+
+def test_a_large_picture_is_not_copied(tmp_path):
+    Image.new("RGBA", (5_000, 4_000), (10, 20, 30, 255)).save(tmp_path / "large.png", compress_level=1)
+    code = """
+import resource, sys
+from dataset_scripts.media_rows import read_picture
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+picture = read_picture(sys.argv[1], 16)
+assert picture.size == (16, 16) and picture.getpixel((3, 3)) == (10, 20, 30)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "large.png")]
+    grown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert int(grown) * 1024 < 130_000_000  # the picture takes 80
+
+
+def test_only_jpeg_may_be_larger_than_what_is_decoded_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset_scripts.media_rows.MAX_PICTURE_PIXELS", 500_000)
+    picture = Image.new("RGB", (1_000, 600), "blue")
+    picture.paste("red", (0, 0, 500, 600))
+    for name in ("large.jpg", "large.png"):
+        picture.save(tmp_path / name)
+    small = np.asarray(read_picture(tmp_path / "large.jpg", 16)).astype(int)
+    assert (small[:, :7, 0] > 240).all() and (small[:, 9:, 2] > 240).all()
+    with pytest.raises(MediaError, match="too large .1000x600, limit 0 megapixels"):
+        read_picture(tmp_path / "large.png", 16)
 
 
 def prepare_reason(tmp_path: Path, file: Path) -> str:
@@ -296,12 +356,13 @@ def test_texts_beyond_reason(tmp_path):
     (source / "c.json").write_text('{"text": "\\ud83d half a pair"}')
     (source / "d.json").write_bytes(b"\xff\xfe\0junk")
     (source / "e.srt").write_text(f"{'9' * 6000}:00:00,000 --> {'9' * 6000}:00:01,000\nx\n")
-    (source / "f.json").write_text('{"text": ["not", "a", "string"]}')
+    (source / "f.json").write_text('{"text": [3, "no", "string"]}')
     (source / "g.json").write_text('{"words": [{"start": 1' + "0" * 400 + ', "end": 2, "word": "x"}]}')
     (source / "h.txt").write_bytes(bytes(range(256)))
     clips, skipped = prepare(source, tmp_path / "out")
     texts = dict(zip(clips["train"]["video"], clips["train"]["text"], strict=True))
     assert texts["c.png"] == "? half a pair" and texts["e.png"] == "" and "ABC" in texts["h.png"]
+    assert skipped.pop("e.srt") == "no subtitle can be read in it"
     assert set(skipped) == {"a.png", "b.png", "d.png", "f.png", "g.png"}
     assert all("text" in reason for reason in skipped.values())
     assert parse_subtitles("<a" * 200_000 + "\n00:01 --> 00:02\n" + "<b" * 200_000)[0].start == 1

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -176,6 +177,22 @@ def test_members_of_one_stem_in_a_tar_file_are_a_sample(tmp_path):
         prepare(tmp_path / "in", tmp_path / "other", image_column="jpog")
 
 
+def test_names_of_tar_files_and_folders_are_splits(tmp_path):
+    picture = write_picture(tmp_path / "a.png").read_bytes()
+    for name in ("train-000", "val-000", "x/my_test_1"):
+        write_tar(tmp_path / "in" / f"{name}.tar", {"0.png": picture, "train/1.png": picture})
+    write_picture(tmp_path / "in" / "Dev" / "b.png")
+    write_picture(tmp_path / "in" / "loose.png")
+    clips, skipped = prepare(tmp_path / "in", tmp_path / "out", num_frames=1)
+    videos = {split: sorted(rows["video"]) for split, rows in clips.items()}
+    assert videos == {
+        "train": ["train-000.tar/0.png", "train-000.tar/train/1.png"],
+        "validation": ["Dev/b.png", "val-000.tar/0.png", "val-000.tar/train/1.png"],
+        "test": ["x/my_test_1.tar/0.png", "x/my_test_1.tar/train/1.png"],
+    }
+    assert set(skipped) == {"loose.png"}
+
+
 def encoded(path: Path) -> dict:
     return {"bytes": path.read_bytes(), "path": path.name}
 
@@ -235,6 +252,42 @@ def test_a_data_set_and_a_column_mapping(tmp_path, table):
     assert summaries(clips["validation"]) == {"validation/0#0": ("blue", None, "two")}
 
 
+def test_parquet_files_beside_media_are_no_data_set(tmp_path, table):
+    (tmp_path / "in" / ".cache").mkdir(parents=True)
+    table.to_parquet(tmp_path / "in" / ".cache" / "train.parquet")
+    (tmp_path / "in" / "a.txt").write_text("a text")
+    with pytest.raises(ValueError, match="No usable clip"):
+        prepare(tmp_path / "in", tmp_path / "out")
+    table.to_parquet(tmp_path / "in" / "features.parquet")
+    write_picture(tmp_path / "in" / "a.png")
+    clips, skipped = prepare(tmp_path / "in", tmp_path / "out")
+    assert summaries(clips["train"]) == {"a.png#0": ("red", None, "a text")}
+    assert skipped == {"features.parquet": "not a media file"}
+    with pytest.raises(ValueError, match="data_dir must be a folder"):
+        MediaRowsConfig(data_dir="")
+
+
+def test_splits_have_their_own_columns(tmp_path, table):
+    source, rows = tmp_path / "in", table.select([0, 1])
+    source.mkdir()
+    rows.to_parquet(source / "train.parquet")
+    rows.select_columns(["picture"]).to_parquet(source / "test.parquet")
+    rows.select_columns(["label"]).to_parquet(source / "validation.parquet")
+    clips, skipped = prepare(source, tmp_path / "out", image_column="picture", text_column="caption")
+    assert summaries(clips["train"])["train/1#0"] == ("blue", None, "two")
+    assert summaries(clips["test"])["test/1#0"] == ("blue", None, None)
+    assert set(skipped) == {"validation/0", "validation/1"}
+    with pytest.raises(ValueError, match="audio_column: there is no column 'sound'; there are picture, "):
+        prepare(source, tmp_path / "other", audio_column="sound")
+    (source / "test.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(ValueError, match="data_dir: test.parquet is no Parquet file, or a damaged one"):
+        prepare(source, tmp_path / "other")
+    rows.select_columns(["picture"]).to_parquet(source / "test.parquet")
+    rows.select_columns(["label"]).to_parquet(source / "test-2.parquet")
+    with pytest.raises(ValueError, match="of the Parquet files test-2.parquet, test.parquet one cannot be read"):
+        prepare(source, tmp_path / "other")
+
+
 def test_a_name_that_is_neither_folder_nor_data_set(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="no folder here and no data set on the Hub"):
@@ -257,6 +310,87 @@ def test_broken_files_are_listed_or_raised(tmp_path):
     assert clips["train"]["video"][:] == ["good.png"] and set(skipped) == {"a.png", "b.wav", "c.mp4", "d.jpg"}
     with pytest.raises(ValueError, match="a.png: is no picture"):
         prepare(source, tmp_path / "strict", strict=True)
+
+
+def test_a_broken_file_costs_its_sample_no_other(tmp_path):
+    source, noise = tmp_path / "in", b"nothing of the kind" * 10
+    source.mkdir()
+    for name in ("a.png", "b.wav", "c.mp4", "d.png", "d.wav", "e.png"):
+        (source / name).write_bytes(noise)
+    write_sound(source / "a.wav")
+    write_picture(source / "b.png")
+    write_sound(source / "c.wav")
+    for name in "abcde":
+        (source / f"{name}.txt").write_text(name)
+    write_tar(source / "t.tar", {"f.jpg": noise, "f.wav": (source / "a.wav").read_bytes()})
+    with av.open(str(source / "g.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8_000)
+        frame = av.AudioFrame.from_ndarray(np.full((1, 8_000), 0.25, np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    clips, skipped = prepare(source, tmp_path / "out", validation_fraction=0.0)
+    assert clips["train"]["video"][:] == ["a.png", "b.png", "c.mp4", "g.mp4", "t.tar/f.jpg"]
+    found = summaries(row for row in clips["train"] if row["video"] != "g.mp4")
+    assert found == {
+        "a.png#0": (None, 0.25, "a"),
+        "b.png#0": ("red", None, "b"),
+        "c.mp4#0": (None, 0.25, "c"),
+        "t.tar/f.jpg#0": (None, 0.25, None),
+    }
+    sound = clips["train"][3]
+    assert not sound["frames"] and np.mean(sound["audio"][1_000:7_000]) == pytest.approx(0.25, abs=0.1)
+    assert set(skipped) == {"a.png", "b.wav", "c.mp4", "d.png", "d.wav", "e.png", "t.tar/f.jpg"}
+    others = [file for file, reason in skipped.items() if reason.endswith("the other files of its sample are used")]
+    assert others == ["a.png", "b.wav", "c.mp4", "t.tar/f.jpg"]
+    assert skipped["e.png"] == skipped["d.png"] == "is no picture, or one of a kind that is not read"
+
+
+SUBTITLE = "1\n00:00:00,000 --> 00:00:01,000\n{}\n"
+
+
+@pytest.mark.parametrize("language", [None, "de"])
+def test_texts_in_tar_files_and_in_languages(tmp_path, language):
+    source, picture = tmp_path / "in", write_picture(tmp_path / "a.png").read_bytes()
+    subtitles = {f"c.{code}.srt": SUBTITLE.format(code).encode() for code in ("en", "de")}
+    members = {"a.PNG": picture, "a.TXT": b"upper", "b.png": picture, "b.json": b'{"text": ["first", "second"]}'}
+    write_tar(source / "t.tar", {**members, "c.png": picture, **subtitles})
+    for name in ("c.png", "my.png", "my.dog.png"):
+        (source / name).write_bytes(picture)
+    for name, data in {**subtitles, "my.dog.txt": b"dog"}.items():
+        (source / name).write_bytes(data)
+    clips, skipped = prepare(source, tmp_path / "out", language=language, validation_fraction=0.0)
+    chosen = language or ("de" if language is None else None)
+    assert dict(zip(clips["train"]["video"], clips["train"]["text"], strict=True)) == {
+        "c.png": chosen,
+        "my.png": "",
+        "my.dog.png": "dog",
+        "t.tar/a.PNG": "upper",
+        "t.tar/b.png": "first",
+        "t.tar/c.png": chosen,
+    }
+    assert list(skipped) == ["c.en.srt"] and "without a media file" in skipped["c.en.srt"]
+    clips, _ = prepare(source, tmp_path / "chosen", image_column="png", language="en", validation_fraction=0.0)
+    assert "t.tar/a.PNG" in clips["train"]["video"][:] and clips["train"]["text"].count("en") == 2
+
+
+def test_a_text_column_that_is_nowhere(tmp_path, table):
+    source, picture = tmp_path / "in", write_picture(tmp_path / "a.png").read_bytes()
+    write_tar(source / "t.tar", {"a.png": picture, "a.json": b'{"title": "a"}', "b.png": picture, "b.json": b"[no"})
+    for name in ("c", "d"):
+        (source / f"{name}.png").write_bytes(picture)
+    (source / "c.json").write_text('{"other": ["c"]}')
+    (source / "d.txt").write_text("d")
+    for column, texts in (("title", ["d", "a"]), ("other", ["c", "d"]), ("txt", ["d"]), ("TXT", ["d"])):
+        clips, _ = prepare(source, tmp_path / "out", text_column=column, validation_fraction=0.0)
+        assert [text for text in clips["train"]["text"] if text] == texts, column
+    with pytest.raises(ValueError, match="text_column: .* no column 'nope'; there are json, png, txt"):
+        prepare(source, tmp_path / "out", text_column="nope")
+    table.add_column("lists", [["x", "y"], [], None, ["z"], []]).save_to_disk(tmp_path / "saved")
+    clips, _ = prepare(
+        tmp_path / "saved", tmp_path / "out", image_column="picture", text_column="lists", validation_fraction=0.0
+    )
+    assert clips["train"]["text"][:] == ["x", "", "", "z"]
 
 
 def test_pictures_are_upright_and_of_any_mode(tmp_path):

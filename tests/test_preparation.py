@@ -15,7 +15,7 @@ from loopback_hub import loopback_hub
 from test_hub import run_script
 from test_video_clips import DATA, SMALL, needs_data, own_cache, prepare, write_video  # noqa: F401
 
-from dataset_scripts import VideoClips
+from dataset_scripts import VideoClips, shards
 from dataset_scripts.decoding_plan import DECODE, SKIP, DecodingPlan
 from dataset_scripts.media import MediaError, VideoReader, cut_windows, probe, slice_midpoints
 from dataset_scripts.prepare import clip_files, load_clips, prepare_clips
@@ -84,6 +84,7 @@ def test_a_file_that_lies_about_key_frames_is_read_from_its_beginning(tmp_path):
 def source(tmp_path, monkeypatch):
     """Seven files in two splits, two of them of no use, three to a shard."""
     monkeypatch.setattr("dataset_scripts.shards.FILES_PER_SHARD", 3)
+    monkeypatch.setattr("dataset_scripts.shards.SHARDS_PER_SPLIT", 1)
     tone = 0.5 * np.sin(np.arange(8_000) / 10)
     for name in ("train/a", "train/b", "train/d", "train/e", "validation/g"):
         write_video(tmp_path / "in" / f"{name}.mkv", seconds=2, sound=tone)
@@ -96,7 +97,7 @@ KILLED = """
 import sys, os, time
 from dataset_scripts import VideoClips, prepare, shards, video_clips
 import test_video_clips
-shards.FILES_PER_SHARD = 3
+shards.FILES_PER_SHARD, shards.SHARDS_PER_SPLIT = 3, 1
 clips = video_clips.VideoClips._clips
 def slow(self, folder, name, sources):
     if name == "train/e.mkv":
@@ -116,8 +117,8 @@ def test_a_killed_run_goes_on_where_it_was(source, tmp_path, monkeypatch, num_pr
     words = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "out"), str(num_proc)]
     killed = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
     assert killed.stdout.readline() == "there\n"
-    shards = tmp_path / ".out.shards"
-    while not (shards / "train-00000").is_dir() or num_proc == 2 and not (shards / "validation-00000").is_dir():
+    folder = tmp_path / ".out.shards"
+    while not (folder / "train-00000").is_dir() or num_proc == 2 and not (folder / "validation-00000").is_dir():
         time.sleep(0.05)
     killed.kill()
     killed.wait()
@@ -133,7 +134,49 @@ def test_a_killed_run_goes_on_where_it_was(source, tmp_path, monkeypatch, num_pr
     whole, skipped_whole = prepare(source, tmp_path / "whole", num_proc=2)
     assert {name: rows.to_list() for name, rows in resumed.items()} == {n: r.to_list() for n, r in whole.items()}
     assert skipped == skipped_whole == {"train/c.mp4": "empty file", "train/f.mp4": "empty file"}
-    assert not shards.exists()
+    assert not folder.exists()
+
+
+def test_there_is_work_for_several_processes(tmp_path, monkeypatch):
+    for index in range(3):
+        write_video(tmp_path / "in" / f"{index}.mkv")
+    calls = []
+    write = shards._write_in_processes
+
+    def count(builder, folder, missing, num_proc, progress):
+        write(builder, folder, missing, num_proc, progress)
+        calls.append(([len(shard) for shard in missing], progress.n))
+
+    monkeypatch.setattr(shards, "_write_in_processes", count)
+    prepare(tmp_path / "in", tmp_path / "out", num_proc=2, validation_fraction=0.0)
+    assert calls == [([1, 1, 1], 3)]
+    for count, largest in ((64, 1), (65, 2), (5_000, 32)):
+        parts = list(shards._cut("train", {"names": list(range(count))}, 1))
+        assert max(map(len, parts)) == largest
+        assert [name for part in parts for name in part.arguments["names"]] == list(range(count))
+
+
+def test_files_are_heard_together_and_counted_apart(tmp_path, monkeypatch):
+    """Of 20 files of one second, the last is broken and one has a text."""
+    for index in range(19):
+        write_video(tmp_path / "in" / f"{index:02}.mkv", sound=np.full(8_000, 0.1 + index / 100))
+    (tmp_path / "in" / "19.mkv").touch()
+    (tmp_path / "in" / "05.txt").write_text("as written")
+    heard = []
+
+    class Recogniser:
+        type, model = "ctc", None
+
+        def __call__(self, inputs, batch_size, **options):
+            heard.append(len(inputs))
+            return [{"text": f"{item['raw'].mean():.2f}"} for item in inputs]
+
+    monkeypatch.setattr("dataset_scripts.transcripts._recogniser", lambda model: Recogniser())
+    clips, skipped = prepare(tmp_path / "in", tmp_path / "out", asr_model="any", validation_fraction=0.0)
+    texts = [f"{0.1 + index / 100:.2f}" for index in range(19)]
+    texts[5] = "as written"
+    assert clips["train"]["text"][:] == texts and list(skipped) == ["19.mkv"]
+    assert heard == [15, 3], "16 at once, less the one that has a text; the broken one has no sound"
 
 
 def test_parquet_files_stream_the_same_rows(source, tmp_path, monkeypatch):

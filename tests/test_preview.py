@@ -80,3 +80,21 @@ def test_errors(folder, words, message):
     words = words if "--dataset" in words else ["--dataset", str(folder / "out"), *words]
     with pytest.raises(SystemExit, match=message):
         preview_dataset.main(words)
+
+
+def test_a_folder_of_another_kind_and_a_folder_that_is_not_there_yet(folder):
+    with pytest.raises(SystemExit, match="dataset: .*in holds no clips of prepare_dataset.py"):
+        preview_dataset.main(["--dataset", str(folder / "in")])
+    words = ["--dataset", str(folder / "out"), "--output"]
+    assert preview_dataset.main([*words, str(folder / "new" / "page.html")]).is_file()
+    with pytest.raises(SystemExit, match="output: .* cannot be written"):
+        preview_dataset.main([*words, str(folder / "new" / "page.html" / "page.html")])
+
+
+def test_reasons_that_differ_in_numbers_are_counted_together():
+    reasons = [*(f"metadata.jsonl line {line} names a file that is missing" for line in range(7)), "too large (9x9)"]
+    found = preview_dataset.by_reason([{"file": f"{i}", "reason": reason} for i, reason in enumerate(reasons)])
+    assert [(entry["reason"], entry["count"], entry["files"]) for entry in found] == [
+        ("metadata.jsonl line … names a file that is missing", 7, list("01234")),
+        ("too large (9x9)", 1, ["7"]),
+    ]

@@ -120,6 +120,39 @@ def test_rows_that_lack_a_modality_go_all_the_way(folder, tmp_path):
     assert any("eval_loss" in entry and np.isfinite(entry["eval_loss"]) for entry in history)
 
 
+def test_clips_of_two_modalities_need_no_third_tokenizer(folder, tmp_path):
+    source, tokenizers = tmp_path / "in", ["--tokenizers", f"{tmp_path}/tokenizers"]
+    source.mkdir()
+    for index in range(8):
+        Image.new("RGB", (60, 50), (20 * index, 90, 90)).save(source / f"{index}.png")
+        (source / f"{index}.txt").write_text(f"the number {index}")
+    words = f"--builder media_rows --data_dir {source} --output_dir {tmp_path}/data --num_frames 4 --image_size 48"
+    prepare_dataset.main(words.split())
+    words = ["--dataset", f"{tmp_path}/data", "--output_dir", f"{tmp_path}/tokens", *tokenizers]
+    with pytest.raises(SystemExit, match="no tokenizer in the folders"):
+        tokenize_dataset.main(words)
+    shutil.copytree(folder / "tokenizers" / "image", tmp_path / "tokenizers" / "image")
+    with pytest.raises(SystemExit, match="the clips have text, and there is no text tokenizer"):
+        tokenize_dataset.main(words)
+    shutil.copytree(folder / "tokenizers" / "text", tmp_path / "tokenizers" / "text")
+    tokens = tokenize_dataset.main(words)
+    assert "audio_ids" not in tokens["train"].column_names and all(tokens["train"]["image_ids"])
+    words = [f"{folder}/model.yaml", "--dataset", f"{tmp_path}/tokens", "--output_dir", f"{tmp_path}/model"]
+    run_training.main([*words, *tokenizers, *TRAINING])
+    pipe = Nano4MPipeline.from_pretrained(tmp_path / "model")
+    assert pipe.audio_tokenizer is None and list(pipe.model.config.modality_names) == ["image", "text"]
+    assert len(pipe(text="the number 3", target="image", num_inference_steps=2).images[0]) == 4
+    with pytest.raises(ValueError, match="target must be one of image, text"):
+        pipe(text="the number 3", target="audio")
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="error: .*file"):
+        prepare_dataset.main(["--data_dir", f"{tmp_path}/in", "--output_dir", f"{tmp_path}/file/out"])
+
+
 def test_an_image_tokenizer_trains_on_clips_of_mixed_frames():
     greys = [[Image.new("RGB", (2, 2), (8 * clip + frame,) * 3) for frame in range(4)] for clip in range(6)]
     clips = Dataset.from_dict(

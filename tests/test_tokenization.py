@@ -156,6 +156,9 @@ def test_tokens_are_bound_to_their_tokenizers(folders):
         check_tokenizers(described, tokenizers)
     with pytest.raises(ValueError, match="holds no tokens"):
         tokenize_clips(clips, tokenizers, folders / "clips")
+    for name in ("num_crops", "batch_size", "num_proc"):
+        with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+            tokenize_clips(clips, tokenizers, folders / "other", **{name: 0})
     with pytest.raises(ValueError, match="2 frames, the image tokenizer takes num_frames=3"):
         tokenize_clips(clips, {**tokenizers, "image": image_tokenizer(num_frames=3)}, folders / "other")
     with pytest.raises(ValueError, match="not a token folder"):

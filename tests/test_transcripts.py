@@ -128,6 +128,20 @@ def test_subrip_without_empty_lines_between_cues():
     assert [cue.text for cue in parse_subtitles(text)] == ["one", "two"]
 
 
+def test_utf_16_without_a_mark(tmp_path):
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert decode_text("1\n00:00:01,000 --> 00:00:02,000\nÄ word".encode(encoding)).endswith("\nÄ word")
+    assert decode_text(b"a\0b") == "ab" and decode_text("äöü".encode("cp1252")) == "äöü"
+
+
+def test_a_subtitle_file_without_subtitles_is_no_transcript(tmp_path):
+    for suffix, text in ((".srt", ""), (".srt", "garbage"), (".vtt", "WEBVTT\n")):
+        (tmp_path / f"clip{suffix}").write_text(text)
+        assert read_transcript(tmp_path / f"clip{suffix}") is None
+    (tmp_path / "clip.txt").touch()
+    assert read_transcript(tmp_path / "clip.txt") == Transcript("")
+
+
 def test_tags_are_told_from_text():
     assert clean_subtitle("{\\an8}I <3 you, a < b and b > a") == "I <3 you, a < b and b > a"
 
@@ -156,11 +170,19 @@ def test_metadata():
     assert (transcript.window(0, 2), transcript.window(0, 1), transcript.window(1, 2)) == ("One, two.", "One", "two")
     assert from_metadata({"words": words}).text == "One two"
     assert from_metadata({"text": "", "words": None}) == Transcript("")
-    assert from_metadata({"file_name": "a.mp4"}) is None
+    assert from_metadata({"file_name": "a.mp4"}) is None and from_metadata({"text": []}) is None
+    assert from_metadata({"text": ["one caption", "another"]}) == Transcript("one caption")
 
 
 @pytest.mark.parametrize(
-    "entry", [{"text": 3}, {"words": "one"}, {"words": [{"start": 2, "end": 1, "word": "a"}]}, {"words": ["one"]}]
+    "entry",
+    [
+        {"text": 3},
+        {"text": [3]},
+        {"words": "one"},
+        {"words": [{"start": 2, "end": 1, "word": "a"}]},
+        {"words": ["one"]},
+    ],
 )
 def test_metadata_of_another_form(entry):
     with pytest.raises(ValueError, match="text|words"):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from dataset_scripts.file_names import split_videos
 from dataset_scripts.media import AudioReader, VideoReader, cut_windows, probe
 from dataset_scripts.prepare import prepare_clips
-from dataset_scripts.video_clips import VideoClips, VideoClipsConfig, split_videos
+from dataset_scripts.video_clips import VideoClips, VideoClipsConfig
 
 DATA = Path(os.environ.get("NANO4M_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real videos: {DATA} (NANO4M_DATA) is no folder")
@@ -275,13 +276,18 @@ def test_metadata_before_subtitle_file_before_embedded(tmp_path):
     source.mkdir()
     for name in ("a", "b", "c", "d"):
         shutil.copy(DATA / "odd" / "gen_movtext.mp4", source / f"{name}.mp4")
-    for name in ("a", "b"):
+    shutil.copy(DATA / "odd" / "gen_movtext.mp4", source / "e.mp4")
+    (source / "e.srt").write_text("nothing of the kind")
+    for name in ("a", "b.de"):
         (source / f"{name}.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\nfrom the file\n")
+    (source / "b.en.SRT").write_text("1\n00:00:00,000 --> 00:00:02,000\nanother\n")
     (source / "d.txt").write_text("from the text\n")
     (source / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "from the metadata"}\n')
     clips, skipped = prepare(source, tmp_path / "out", clip_seconds=3.0)
-    texts = ["from the metadata", "from the file", "lay white by S zero again", "from the text"]
-    assert clips["train"]["text"][:] == texts and not skipped
+    embedded = "lay white by S zero again"
+    texts = ["from the metadata", "from the file", embedded, "from the text", embedded]
+    assert [rows["text"] for rows in sorted(sum(map(list, clips.values()), []), key=lambda row: row["video"])] == texts
+    assert set(skipped) == {"e.srt", "b.en.SRT"} and skipped["e.srt"] == "no subtitle can be read in it"
 
 
 def test_what_leads_out_of_the_folder_or_is_no_video(tmp_path):
@@ -338,6 +344,14 @@ def test_splits_by_folder_and_by_name(tmp_path):
     }
     assert set(skipped) == {"loose.mp4", "validation/empty.mp4"}
 
+    assert split_videos(["Train/a", "val/b", "valid/c", "DEV/d", "test/e", "f"], 0.5) == {
+        "train": ["Train/a"],
+        "validation": ["val/b", "valid/c", "DEV/d"],
+        "test": ["test/e"],
+    }
+    with pytest.raises(ValueError, match="nothing is left to train on.* for validation by .* 1 others, such as x/b"):
+        split_videos(["val/a", "x/b"], 0.1)
+
     names = [f"{index}.mp4" for index in range(200)]
     splits = split_videos(names, 0.1)
     assert 8 <= len(splits["validation"]) <= 35 and sorted(sum(splits.values(), [])) == sorted(names)
@@ -380,7 +394,7 @@ def test_processes_make_no_difference_and_work_is_reused(tmp_path):
     assert again["train"][0]["text"] == "new text"
     preparation = json.loads((tmp_path / "one" / "preparation.json").read_text())
     assert preparation["num_rows"] == {"train": 5} and preparation["num_skipped"] == 2
-    assert preparation["config"]["num_frames"] == 4 and preparation["version"] == "1.0.0"
+    assert preparation["config"]["num_frames"] == 4 and preparation["version"] == "1.1.0"
 
 
 def test_builder_alone_knows_what_it_skipped(tmp_path):
@@ -390,6 +404,19 @@ def test_builder_alone_knows_what_it_skipped(tmp_path):
         builder = VideoClips(data_dir=str(tmp_path / "in"), **SMALL)
         builder.download_and_prepare()
         assert [file.file for file in builder.skipped_files()] == ["b.mp4"]
+
+
+def test_a_missing_validation_split_is_said(tmp_path, caplog):
+    names = [f"{index}.mkv" for index in range(6)]
+    drawn = split_videos(names, 0.1)["validation"]
+    for name in names:
+        write_video(tmp_path / "in" / name)
+    clips, _ = prepare(tmp_path / "in", tmp_path / "good", validation_fraction=0.1)
+    assert "validation" in clips and not caplog.records
+    for name in drawn:
+        (tmp_path / "in" / name).write_bytes(b"")
+    clips, _ = prepare(tmp_path / "in", tmp_path / "out", validation_fraction=0.1)
+    assert list(clips) == ["train"] and "There is no clip for validation" in caplog.text
 
 
 def test_other_folders_are_left_alone(tmp_path):

@@ -36,17 +36,17 @@ for _tokenizer in TOKENIZERS.values():
 
 
 def load_tokenizers(folder: str | Path) -> dict[str, TokenizerContract]:
-    """Load the tokenizers of every modality from `folder/image`, `folder/audio`, `folder/text`, in eval mode.
+    """Load the tokenizers that there are of `folder/image`, `folder/audio` and `folder/text`, in eval mode.
 
     Raises:
-        FileNotFoundError: if one is missing.
+        FileNotFoundError: if there is none.
     """
-    for name in MODALITIES:
-        if not (Path(folder) / name / "config.json").exists():
-            raise FileNotFoundError(
-                f"{Path(folder) / name}: no {name} tokenizer there; make it with train_tokenizer.py"
-            )
-    return {name: AutoModel.from_pretrained(Path(folder) / name).eval() for name in MODALITIES}
+    found = [name for name in MODALITIES if (Path(folder) / name / "config.json").exists()]
+    if not found:
+        raise FileNotFoundError(
+            f"{folder}: no tokenizer in the folders {', '.join(MODALITIES)} there; make them with train_tokenizer.py"
+        )
+    return {name: AutoModel.from_pretrained(Path(folder) / name).eval() for name in found}
 
 
 __all__ = [

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 
-from dataset_scripts.tokenization import MEDIA_COLUMNS, _check_clips_fit, modalities_of
+from dataset_scripts.tokenization import MEDIA_COLUMNS, check_clips_fit, modalities_of
 from tokenizers_4m import TokenizerContract
 from trainers.evaluation.judges import right_attributes, truths_of
 from trainers.learnability import nats_per_token
@@ -105,7 +105,7 @@ def evaluate_tokenizer(
     if modality == "image":
         network_of(feature_network)  # else a wrong file is found out when all else is done
     rows = clips_of(clips, split, modality, num_clips)
-    _check_clips_fit(DatasetDict({split: rows}), {modality: tokenizer})
+    check_clips_fit(DatasetDict({split: rows}), {modality: tokenizer})
     # Before anything is measured, so that nothing is lost if there is nothing to train on.
     training = clips_of(clips, "train", modality, LEARNABILITY_CLIPS) if learnability_steps else None
     truths = None if judge is None else truths_of(judge, rows)
