@@ -31,13 +31,14 @@ import torch
 from PIL import Image
 from torchaudio.functional import resample
 
+from dataset_scripts.file_names import SOURCE_SEPARATOR
 from dataset_scripts.video_clips import clip_features, png_bytes
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = ("train", "validation")
 SAMPLING_RATE = 8_000  # Hz, of FSDD
 MNIST_HUB, FSDD_HUB = "ylecun/mnist", "mteb/free-spoken-digit-dataset"
-ROWS_PER_PART = 32  # so that a shard, 32 parts, is about 1,000 rows
+ROWS_PER_PART = 32  # a shard is up to 32 such parts
 RECORDING_NAME = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
 # "{a digit}" is the digit's word after the article that fits it.
 CAPTIONS = (
@@ -113,10 +114,10 @@ class AVDigits(datasets.GeneratorBasedBuilder):
     """Builder of rows as `clip_features` describes them, with one frame, and two columns more: `label`, the digit, and
     `speaker`.
 
-    `clip_id` is "{split}/{number}", `video` names picture and recording, "mnist/train/17+3_theo_12.wav".
+    `clip_id` is "{split}/{number}", `video` names picture and recording, "mnist/train/17 + 3_theo_12.wav".
     """
 
-    VERSION = datasets.Version("1.1.0")
+    VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = AVDigitsConfig
     DEFAULT_WRITER_BATCH_SIZE = 500
 
@@ -239,7 +240,7 @@ class AVDigits(datasets.GeneratorBasedBuilder):
                 row,
                 {
                     "clip_id": f"{split}/{row}",
-                    "video": f"mnist/{split}/{picture}+{recording.name}",
+                    "video": SOURCE_SEPARATOR.join([f"mnist/{split}/{picture}", recording.name]),
                     "start": 0.0,
                     "end": len(samples) / SAMPLING_RATE,
                     "frames": [{"bytes": png_bytes(square_digit(image, config.image_size)), "path": None}],

@@ -21,6 +21,7 @@ MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES | IMAGE_SUFFIXES
 MAX_METADATA_BYTES = 1_000_000_000
 _LANGUAGE = re.compile(r"(.+)\.[a-zA-Z]{2,3}(?:[-_][a-zA-Z0-9]{2,4})?")  # "name.en", "name.pt-BR"
 SPLITS = ("train", "validation", "test")
+SOURCE_SEPARATOR = " + "  # in `video`, between the names of what a row is made of
 # What folders, tar files and Parquet files may be called, and the split that they then are.
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
 

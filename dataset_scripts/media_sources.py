@@ -18,6 +18,7 @@ from pathlib import Path
 from dataset_scripts.file_names import (
     AUDIO_SUFFIXES,
     IMAGE_SUFFIXES,
+    SOURCE_SEPARATOR,
     VIDEO_SUFFIXES,
     Sidecars,
     SkippedFile,
@@ -217,7 +218,7 @@ def _add_entry(samples: Samples, place, base, entry: dict, fields: dict, columns
         problems += [(name, f"{place} names another file that cannot be used") for name in found]
     elif not found:
         problems.append((place, "names no file that is asked for"))
-    name = "+".join(found)
+    name = SOURCE_SEPARATOR.join(found)
     if not problems and name in named.places:
         problems.append((name, f"{place} repeats {named.places[name]}, which counts"))
     for file, problem in problems:

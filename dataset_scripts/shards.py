@@ -25,7 +25,7 @@ from tqdm import tqdm
 from dataset_scripts.media import free_decoders
 
 FILES_PER_SHARD = 32  # at most; lost by a kill
-SHARDS_PER_SPLIT = 64  # at least, if there are files enough: work for as many processes
+SHARDS_PER_SPLIT = 64  # about so many if there are few files, so that as many processes have work
 BYTES_PER_BATCH = 16 * 2**20  # rows held in memory before they are written
 ROWS_FILE = "rows.arrow"
 IDENTITY_FILE = "identity"

@@ -98,7 +98,7 @@ def test_every_speaker_has_recordings_in_both_splits_whatever_their_indices(fold
         digit, speaker, index = path.stem.split("_")
         path.rename(path.with_name(f"{digit}_{speaker}_{int(index) + 20}.wav"))
     clips = prepare(source, tmp_path, num_validation_recordings=2)
-    heard = {video.split("+")[1].split("_", 1)[1] for video in clips["validation"]["video"]}
+    heard = {video.split(" + ")[1].split("_", 1)[1] for video in clips["validation"]["video"]}
     assert heard <= {"ann_3.wav", "ann_4.wav", "bob_3.wav", "bob_4.wav", "eve_23.wav", "eve_24.wav"}
     assert set(clips["validation"]["speaker"]) == set(SPEAKERS) == set(clips["train"]["speaker"])
 

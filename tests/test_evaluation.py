@@ -302,8 +302,9 @@ def test_settings_that_are_no_better_leave_the_models_own(pipe, clips, monkeypat
 
 def test_rows_that_share_a_source_are_of_one_group():
     assert list(groups_of(["a", "b", "a", "c"])) == [0, 1, 0, 2]
-    videos = ["p/1+x.wav", "p/2+x.wav", "p/2+y.wav", "p/3+z.wav"]
+    videos = ["p/1 + x.wav", "p/2 + x.wav", "p/2 + y.wav", "p/3 + z.wav"]
     assert list(groups_of(videos)) == [0, 0, 0, 1], "also through another row"
+    assert list(groups_of(["C++/a.mp4", "C++/b.mp4"])) == [0, 1], "a plus sign in a name joins nothing"
     assert len(groups_of([])) == 0
 
 
@@ -319,10 +320,10 @@ def test_an_interval_draws_whole_groups():
 
 def test_clips_to_choose_settings_by_share_no_source_with_those_reported():
     recordings = [f"{i % 7}.wav" for i in range(42)]
-    rows = make_rows(42, video=[f"mnist/{i}+{name}" for i, name in enumerate(recordings)])
+    rows = make_rows(42, video=[f"mnist/{i} + {name}" for i, name in enumerate(recordings)])
     reported, tuning = divide_rows(rows, 20, 10, seed=3)
     assert len(reported) == 20 and len(tuning) == 10
-    names = [{name.split("+")[1] for name in part["video"]} for part in (reported, tuning)]
+    names = [{name.split(" + ")[1] for name in part["video"]} for part in (reported, tuning)]
     assert not names[0] & names[1] and len(names[1]) == 2
     assert divide_rows(rows, 20, 10, seed=3)[0]["clip_id"] == reported["clip_id"]
     reported, tuning = divide_rows(make_rows(3), 200, 100)
@@ -337,7 +338,7 @@ def test_what_a_model_was_trained_on_is_refused(tmp_path):
     def digits(*videos):
         return make_rows(len(videos), video=list(videos))
 
-    trained = digits("mnist/train/1+3_theo_9.wav", "mnist/train/2+3_theo_8.wav")
+    trained = digits("mnist/train/1 + 3_theo_9.wav", "mnist/train/2 + 3_theo_8.wav")
     for name, folder in {"arrow": tmp_path / "a" / "tokens", "parquet": tmp_path / "p" / "tokens"}.items():
         tokens = DatasetDict({"train": trained.select_columns(["clip_id", "video"])})
         if name == "arrow":
@@ -346,9 +347,9 @@ def test_what_a_model_was_trained_on_is_refused(tmp_path):
             folder.mkdir(parents=True)
             tokens["train"].to_parquet(folder / "train-00000-of-00001.parquet")
         (folder / "tokens.json").write_text('{"modalities": {}}')
-    again = digits("mnist/train/1+3_theo_9.wav", "mnist/train/2+3_theo_8.wav")
-    shared = digits("mnist/validation/1+3_theo_9.wav", "mnist/validation/2+3_theo_0.wav")
-    apart = digits("mnist/validation/1+3_theo_1.wav", "mnist/validation/2+3_theo_0.wav")
+    again = digits("mnist/train/1 + 3_theo_9.wav", "mnist/train/2 + 3_theo_8.wav")
+    shared = digits("mnist/validation/1 + 3_theo_9.wav", "mnist/validation/2 + 3_theo_0.wav")
+    apart = digits("mnist/validation/1 + 3_theo_1.wav", "mnist/validation/2 + 3_theo_0.wav")
     clips = DatasetDict({"train": again, "validation": shared, "test": apart})
     for paths in ([tmp_path / "a/tokens"], [tmp_path / "p/tokens"], [f"{tmp_path}/p/tokens/train-*.parquet"]):
         write_training_data(tmp_path, paths)

@@ -83,12 +83,12 @@ def test_metadata_names_the_files_of_a_row(tmp_path, kind):
         (source / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     clips, skipped = prepare(source, tmp_path / "out", image_column="image")
     assert summaries(clips["train"]) == {
-        "a.png+a.wav#0": ("red", 0.25, "both, and a text"),
+        "a.png + a.wav#0": ("red", 0.25, "both, and a text"),
         "sub/b.jpg#0": ("blue", None, "only a picture"),
         "c.flac#0": (None, 0.5, "a sound of two clips"),
         "c.flac#1": (None, 0.5, "a sound of two clips"),
-        "a.png+c.flac#0": ("red", 0.5, None),
-        "a.png+c.flac#1": ("red", 0.5, None),
+        "a.png + c.flac#0": ("red", 0.5, None),
+        "a.png + c.flac#1": ("red", 0.5, None),
         "free.png#0": ("lime", None, None),
     }
     assert not skipped

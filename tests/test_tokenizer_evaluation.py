@@ -113,6 +113,14 @@ def test_a_judge_reads_clips_before_and_after(clips):
     assert results["judged_right"] == results["judged_relative"] == 0.5, "every place, and no name"
 
 
+def test_clips_whose_truth_nobody_knows_are_not_judged(clips):
+    judge = Sharp(clips["train"])
+    known = judge.truths
+    judge.truths = lambda rows: [None, *known(rows)[1:]]
+    results = evaluate_tokenizer(image_tokenizer(), clips, learnability_steps=0, judge=judge)
+    assert results["judged_clips"] == results["clips"] - 1 and results["judged_right_on_real"] == 1
+
+
 def test_several_codebooks_count_apart():
     tokenizer = audio_tokenizer(codebook_size=4)
     steps = tokenizer.config.num_steps

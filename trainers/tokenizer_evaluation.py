@@ -304,14 +304,27 @@ def _word_errors(recogniser, texts: list[str], originals: list, reconstructions:
 
 
 def _judged(judge, tokenizer: TokenizerContract, truths: list, originals: list, reconstructions: list) -> dict:
-    """Share of attributes that the judge reads as they truly are, after decoding and on real clips."""
+    """Share of attributes that the judge reads as they truly are, after decoding and on real clips.
+
+    Clips whose truth the judge does not know are left out, `judged_clips` are not.
+    """
     sampling_rate = getattr(tokenizer.config, "sampling_rate", None)
+    places = [place for place, truth in enumerate(truths) if truth is not None]
     decoded, real = (
-        float(right_attributes(judge, tokenizer.modality, media, sampling_rate, truths).mean())
+        float(
+            right_attributes(
+                judge,
+                tokenizer.modality,
+                [media[place] for place in places],
+                sampling_rate,
+                [truths[place] for place in places],
+            ).mean()
+        )
         for media in (reconstructions, originals)
     )
     relative = decoded / real if real else math.nan
-    return {"judged_right": decoded, "judged_right_on_real": real, "judged_relative": relative}
+    figures = {"judged_right": decoded, "judged_right_on_real": real, "judged_relative": relative}
+    return {"judged_clips": len(places), **figures}
 
 
 @torch.inference_mode()

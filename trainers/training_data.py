@@ -1,6 +1,6 @@
 """What a pipeline was trained on, kept in its folder so that nobody evaluates it on that unawares.
 
-A row is known by its sources: the parts of its `video` that are joined by "+", as "mnist/train/17+3_theo_12.wav" is
+A row is known by its sources: the parts of its `video` between " + ", as "mnist/train/17 + 3_theo_12.wav" is
 made of a picture and a recording. Names stay the same however often rows are prepared, cropped or paired anew; two
 data sets that use the same names for different things are not told apart.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
+from dataset_scripts.file_names import SOURCE_SEPARATOR
 from dataset_scripts.tokenization import load_tokens, token_files
 
 FILE = "training_data.json"
@@ -21,7 +22,7 @@ FILE = "training_data.json"
 
 def sources_of(video: str) -> list[str]:
     """What a row is made of, from its `video`."""
-    return [part for part in video.split("+") if part] or [video]
+    return [part for part in video.split(SOURCE_SEPARATOR) if part] or [video]
 
 
 def source_hashes(videos: Iterable[str]) -> np.ndarray:
