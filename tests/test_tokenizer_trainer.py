@@ -17,6 +17,7 @@ from test_tokenizers import audio_tokenizer, image_tokenizer, text_vq_tokenizer
 from torch import nn
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
+from tokenizers_4m.quantizer import codebook_usage
 from trainers import ClipCollator, TokenizerTrainer, TokenizerTrainingArguments, fit
 from trainers.adversary import PatchDiscriminator, adaptive_weight
 from trainers.perceptual import LaplacianPyramidDistance, perceptual_distance
@@ -184,6 +185,38 @@ def test_evaluations_leave_reconstructions_to_look_at(make, tmp_path):
         kind = {"audio": "audio", "text": "tensors"}[tokenizer.modality]
         shown = [tag for tag in tags[kind] if tag.startswith("reconstructions/")]
         assert len(shown) == 2 * 4 and "reconstructions/0/original" in shown[0]
+
+
+def test_figures_are_of_the_clips_asked_for_whatever_they_are_called(tmp_path):
+    """Of each of two evaluation sets, of `predict`, and of an evaluation after that."""
+    clips = make_clips(6).with_format("numpy", columns=["frames"])
+    sets = {"many": clips, "one": clips.select([0])}
+    training = TokenizerTrainingArguments(
+        str(tmp_path),
+        per_device_eval_batch_size=2,
+        remove_unused_columns=False,
+        report_to="tensorboard",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    tokenizer = image_tokenizer().eval()
+    trainer = TokenizerTrainer(tokenizer, training, eval_dataset=sets, data_collator=ClipCollator(tokenizer))
+    trainer.callback_handler.on_train_begin(training, trainer.state, trainer.control)  # opens TensorBoard
+    evaluated = trainer.evaluate()
+    predicted = trainer.predict(sets["one"], metric_key_prefix="seen").metrics
+    again = trainer.evaluate(sets["many"])
+    used = {}
+    for name, rows in sets.items():
+        ids = tokenizer.encode_media(list(rows["frames"]))[0]
+        used[name] = codebook_usage(ids, tokenizer.config.vocab_size)["used_codes"]
+    assert used["one"] < used["many"]
+    assert (evaluated["eval_many_used_codes"], evaluated["eval_one_used_codes"]) == (used["many"], used["one"])
+    assert (predicted["seen_used_codes"], again["eval_used_codes"]) == (used["one"], used["many"])
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert {"eval_many_used_codes", "eval_one_used_codes", "eval_used_codes"} <= logged
+    (folder,) = {path.parent for path in tmp_path.rglob("events.*")}
+    titles = {f"{name}reconstructions" for name in ("eval_many_", "eval_one_", "")}
+    assert set(EventAccumulator(str(folder)).Reload().Tags()["images"]) == titles
 
 
 def test_where_the_tokenizer_goes_must_be_said():
