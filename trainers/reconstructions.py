@@ -27,7 +27,7 @@ def show_reconstructions(writer, tokenizer, batch: torch.Tensor, step: int, titl
     for number, (original, reconstruction) in enumerate(zip(before, after, strict=True)):
         for name, medium in (("original", original), ("reconstruction", reconstruction)):
             if tokenizer.modality == "audio":
-                sound = torch.from_numpy(medium)[None]
+                sound = torch.from_numpy(medium)[None].clamp(-1, 1)  # a barely trained tokenizer is louder
                 writer.add_audio(f"{title}/{number}/{name}", sound, step, tokenizer.config.sampling_rate)
             elif tokenizer.modality == "text":
                 writer.add_text(f"{title}/{number}/{name}", medium, step)
