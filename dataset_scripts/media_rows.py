@@ -30,8 +30,8 @@ import datasets
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from dataset_scripts.audio_reader import AudioReader
 from dataset_scripts.media import (
-    AudioReader,
     MediaError,
     NoVideoError,
     check_size,

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from datasets.exceptions import DatasetGenerationError
 
+from dataset_scripts.audio_reader import AudioReader
 from dataset_scripts.file_names import (
     MEDIA_SUFFIXES,
     Sidecars,
@@ -42,7 +43,6 @@ from dataset_scripts.file_names import (
 )
 from dataset_scripts.media import (
     TINY,
-    AudioReader,
     MediaError,
     MediaInfo,
     VideoReader,

@@ -90,6 +90,11 @@ class Nano4MPipeline(DiffusionPipeline):
         found = {"image": self.image_tokenizer, "audio": self.audio_tokenizer, "text": self.text_tokenizer}
         return {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
 
+    @property
+    def sampling_rate(self) -> int | None:
+        """Of the sounds it makes, Hz; None if it makes none."""
+        return None if self.audio_tokenizer is None else self.audio_tokenizer.config.sampling_rate
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -181,7 +186,7 @@ class Nano4MPipeline(DiffusionPipeline):
         for name, media in decoded.items():
             output[f"{name}s"] = media
         if "audio" in decoded:
-            output["sampling_rate"] = self.audio_tokenizer.config.sampling_rate
+            output["sampling_rate"] = self.sampling_rate
         return output
 
     def _lists(self, media: dict) -> dict[str, list]:

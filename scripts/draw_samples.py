@@ -2,8 +2,8 @@
 
 draw_samples.py --model MODEL --dataset OUT --output FILE.png [--num_clips 6]
 
-A row is a clip of the validation split: what is real on the left, then each modality as generated from each other one.
-Sounds are log-mel spectrograms.
+A row is a clip of the validation split: what is real on the left, then each modality as generated from each other one,
+of those that the model has. Sounds are log-mel spectrograms.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 
 from dataset_scripts.prepare import load_clips
 from modeling_nano4m import Nano4MPipeline
-from tokenizers_4m import MODALITIES
 from trainers.evaluation import choose_rows, media_of
 from trainers.tokenizer_views import log_mel
 
@@ -49,27 +48,27 @@ def draw(args: DrawArguments) -> None:
         raise ValueError(f"split: {args.dataset} has no {args.split!r}, only {', '.join(clips)}")
     pipe = Nano4MPipeline.from_pretrained(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     rows = choose_rows(clips[args.split], args.num_clips, args.seed)
-    real = {modality: media_of(rows, modality) for modality in MODALITIES}
+    real = {modality: media_of(rows, modality) for modality in pipe.tokenizers}
     for modality, media in real.items():
         if any(medium is None or not len(medium) for medium in media):
-            raise ValueError(f"dataset: a chosen clip has no {modality}; draw clips that have all three")
+            raise ValueError(f"dataset: a chosen clip has no {modality}; draw clips that have {', '.join(real)}")
     columns = {f"real {modality}": (modality, media) for modality, media in real.items()}
-    for target in MODALITIES:
-        for source in (name for name in MODALITIES if name != target):
+    for target in real:
+        for source in (name for name in real if name != target):
             output = pipe(**{source: real[source]}, target=target, seed=args.seed)
             columns[f"{source} to {target}"] = (target, output[f"{target}s"])
-    figure = sample_figure(columns, pipe.audio_tokenizer.config.sampling_rate)
+    figure = sample_figure(columns, pipe.sampling_rate)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output, dpi=100)
     print(args.output)
 
 
-def sample_figure(columns: dict[str, tuple[str, list]], sampling_rate: int) -> Figure:
+def sample_figure(columns: dict[str, tuple[str, list]], sampling_rate: int | None) -> Figure:
     """A column of cells under each title.
 
     Args:
         columns: `title -> (modality, media)`, all equally many: clips of frames, waveforms `(samples,)` or strings.
-        sampling_rate: of the waveforms, Hz.
+        sampling_rate: of the waveforms, Hz; None if there are none.
     """
     num_rows = len(next(iter(columns.values()))[1])
     figure = Figure((INCHES * len(columns), INCHES * num_rows + 0.3), layout="constrained")

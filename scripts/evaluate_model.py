@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from dataset_scripts.prepare import load_clips as load_prepared
 from modeling_nano4m import Nano4MPipeline
-from tokenizers_4m import MODALITIES
 from trainers.evaluation import (
     Results,
     check_split,
@@ -52,8 +51,8 @@ class EvaluateArguments:
     split: str = field(default="validation", metadata={"help": "of the clips"})
     allow_training_split: bool = field(default=False, metadata={"help": "also if the model was trained on it"})
     directions: list[str] = field(
-        default_factory=lambda: [direction.name for direction in directions()],
-        metadata={"help": "such as audio_to_text, image_and_audio_to_text, nothing_to_image; all of them by default"},
+        default_factory=list,
+        metadata={"help": "such as audio_to_text, image_and_audio_to_text, nothing_to_image; all by default"},
     )
     num_samples: int = field(default=200, metadata={"help": "clips to generate for, drawn at random"})
     num_candidates: int = field(default=200, metadata={"help": "clips among which to retrieve; 0 leaves it out"})
@@ -86,9 +85,6 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def evaluate(args: EvaluateArguments) -> dict:
-    chosen = [direction for direction in directions() if direction.name in args.directions]
-    for name in set(args.directions) - {direction.name for direction in chosen}:
-        raise ValueError(f"directions: there is no {name!r}; known are {', '.join(d.name for d in directions())}")
     for name in ("num_samples", "batch_size", "sweep_samples"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name}: must be at least 1")
@@ -101,6 +97,10 @@ def evaluate(args: EvaluateArguments) -> dict:
     known = check_split(model, data, args.split, args.allow_training_split)
     judge = load_judge(judge_name) if judge_name else None
     pipe = Nano4MPipeline.from_pretrained(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    known_directions = {direction.name: direction for direction in directions(modalities=pipe.tokenizers)}
+    if lacking := [name for name in args.directions if name not in known_directions]:
+        raise ValueError(f"directions: the model has no {', '.join(lacking)}, only {', '.join(known_directions)}")
+    chosen = [d for name, d in known_directions.items() if name in args.directions or not args.directions]
     if args.sweep:
         rows, tuning = divide_rows(data[args.split], args.num_samples, args.sweep_samples, args.seed)
     else:
@@ -133,11 +133,11 @@ def evaluate(args: EvaluateArguments) -> dict:
         )
         if media:
             samples.mkdir(parents=True, exist_ok=True)
-            shown = sample_rows(clips, direction, numbers, media, pipe.audio_tokenizer.config.sampling_rate)
+            shown = sample_rows(clips, direction, numbers, media, pipe.sampling_rate)
             (samples / f"{direction.name}.json").write_text(json.dumps(shown), encoding="utf-8")
         results.put("directions", direction.name, settings, result)
     # Of former runs only what was made with today's settings is shown.
-    results.keep("directions", {d.name: own_settings(pipe, d.target) for d in directions()})
+    results.keep("directions", {name: own_settings(pipe, d.target) for name, d in known_directions.items()})
     results.values["gains"] = gains(results.values["directions"], clips.groups, args.seed)
     results.save()
     print(table(results.values["directions"]))
@@ -166,9 +166,9 @@ def sweep(args: EvaluateArguments, pipe: Nano4MPipeline, rows, clips, results: R
     def made_with(target: str) -> dict:
         return {**grids, "clips": rows._fingerprint, "own": own_settings(pipe, target)}
 
-    results.keep("sweep", {name: made_with(name) for name in MODALITIES})
+    results.keep("sweep", {name: made_with(name) for name in pipe.tokenizers})
     for target in sorted(targets):
-        if not any(len(clips.having((target, other))) for other in MODALITIES if other != target):
+        if not any(len(clips.having((target, other))) for other in pipe.tokenizers if other != target):
             print(f"{target}: no clip has it and another modality, its settings stay as they are")
             continue
         part = results.get("sweep", target, made_with(target))

@@ -17,7 +17,8 @@ import torch
 from arguments import parse_args
 from PIL import Image
 
-from dataset_scripts.media import AudioReader, MediaError, VideoReader, probe, slice_midpoints
+from dataset_scripts.audio_reader import AudioReader
+from dataset_scripts.media import MediaError, VideoReader, probe, slice_midpoints
 from modeling_nano4m import Nano4MPipeline
 from tokenizers_4m import MODALITIES
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataset_scripts.audio_reader import AudioReader
 from dataset_scripts.grid_judges import GRID_WORDS, SAMPLING_RATE, GridJudge, grid_grammar
-from dataset_scripts.media import AudioReader
 
 GRID = Path(os.environ.get("NANO4M_DATA", Path(__file__).parents[2] / "shared" / "data")) / "grid"
 needs_grid = pytest.mark.skipif(not GRID.is_dir(), reason=f"no GRID clips in {GRID}: set NANO4M_DATA")

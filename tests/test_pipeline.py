@@ -12,13 +12,14 @@ from test_tokenizers import TEXTS, audio_tokenizer, image_tokenizer, text_tokeni
 from modeling_nano4m import Nano4MConfig, Nano4MModel, Nano4MPipeline, UnmaskingScheduler
 
 
-def make_pipeline() -> Nano4MPipeline:
-    tokenizers = {"image": image_tokenizer(), "audio": audio_tokenizer(), "text": text_tokenizer()}
-    modalities = {name: tokenizer.describe() for name, tokenizer in tokenizers.items()}
-    modalities["text"]["order"] = "left_to_right"
+def make_pipeline(modalities: tuple[str, ...] = ("image", "audio", "text")) -> Nano4MPipeline:
+    makers = {"image": image_tokenizer, "audio": audio_tokenizer, "text": text_tokenizer}
+    tokenizers = {name: makers[name]() for name in modalities}
+    described = {name: tokenizer.describe() for name, tokenizer in tokenizers.items()}
+    described["text"]["order"] = "left_to_right"
     torch.manual_seed(0)
     config = Nano4MConfig(
-        modalities=modalities,
+        modalities=described,
         hidden_size=32,
         intermediate_size=64,
         num_attention_heads=4,
@@ -26,7 +27,7 @@ def make_pipeline() -> Nano4MPipeline:
         num_decoder_layers=1,
         initializer_range=0.3,
     )
-    components = {f"{name}_tokenizer": tokenizer for name, tokenizer in tokenizers.items()}
+    components = {f"{name}_tokenizer": tokenizers.get(name) for name in makers}
     return Nano4MPipeline(
         model=Nano4MModel(config).eval(), scheduler=UnmaskingScheduler(order="confidence"), **components
     )

@@ -144,6 +144,8 @@ def test_clips_of_two_modalities_need_no_third_tokenizer(folder, tmp_path):
     assert len(pipe(text="the number 3", target="image", num_inference_steps=2).images[0]) == 4
     with pytest.raises(ValueError, match="target must be one of image, text"):
         pipe(text="the number 3", target="audio")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Generates image or text from any of them" in card and "audio" not in card
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):

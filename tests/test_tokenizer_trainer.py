@@ -1,9 +1,12 @@
 """VQGAN's losses: what they measure, and that a training with them is resumed to the bit."""
 
 import json
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 import train_tokenizer
@@ -15,11 +18,14 @@ from test_resuming import Power, assert_equal, history
 from test_tokenization import make_clips
 from test_tokenizers import audio_tokenizer, image_tokenizer, text_vq_tokenizer
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS
+from tokenizers_4m.quantizer import codebook_usage
 from trainers import ClipCollator, TokenizerTrainer, TokenizerTrainingArguments, fit
 from trainers.adversary import PatchDiscriminator, adaptive_weight
 from trainers.perceptual import LaplacianPyramidDistance, perceptual_distance
+from trainers.reconstructions import show_reconstructions
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "tokenizers").glob("*.yaml"))
 
@@ -184,6 +190,60 @@ def test_evaluations_leave_reconstructions_to_look_at(make, tmp_path):
         kind = {"audio": "audio", "text": "tensors"}[tokenizer.modality]
         shown = [tag for tag in tags[kind] if tag.startswith("reconstructions/")]
         assert len(shown) == 2 * 4 and "reconstructions/0/original" in shown[0]
+
+
+def test_sounds_too_loud_to_be_played_are_clipped_without_a_word(tmp_path, capsys):
+    """As the first reconstructions of a training are."""
+
+    class Loud:
+        modality, config = "audio", SimpleNamespace(sampling_rate=16000)
+
+        def encode(self, batch):
+            return batch
+
+        def decode(self, batch):
+            return 3 * batch
+
+        def postprocess(self, batch):
+            return list(batch.numpy())
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        show_reconstructions(writer, Loud(), torch.linspace(-1, 1, 100)[None], step=0)
+    sounds = EventAccumulator(str(tmp_path)).Reload()
+    samples, _ = soundfile.read(BytesIO(sounds.Audio("reconstructions/0/reconstruction")[0].encoded_audio_string))
+    assert samples.min() < -0.99 and samples.max() > 0.99 and capsys.readouterr().out == ""
+
+
+def test_figures_are_of_the_clips_asked_for_whatever_they_are_called(tmp_path):
+    """Of each of two evaluation sets, of `predict`, and of an evaluation after that."""
+    clips = make_clips(6).with_format("numpy", columns=["frames"])
+    sets = {"many": clips, "one": clips.select([0])}
+    training = TokenizerTrainingArguments(
+        str(tmp_path),
+        per_device_eval_batch_size=2,
+        remove_unused_columns=False,
+        report_to="tensorboard",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    tokenizer = image_tokenizer().eval()
+    trainer = TokenizerTrainer(tokenizer, training, eval_dataset=sets, data_collator=ClipCollator(tokenizer))
+    trainer.callback_handler.on_train_begin(training, trainer.state, trainer.control)  # opens TensorBoard
+    evaluated = trainer.evaluate()
+    predicted = trainer.predict(sets["one"], metric_key_prefix="seen").metrics
+    again = trainer.evaluate(sets["many"])
+    used = {}
+    for name, rows in sets.items():
+        ids = tokenizer.encode_media(list(rows["frames"]))[0]
+        used[name] = codebook_usage(ids, tokenizer.config.vocab_size)["used_codes"]
+    assert used["one"] < used["many"]
+    assert (evaluated["eval_many_used_codes"], evaluated["eval_one_used_codes"]) == (used["many"], used["one"])
+    assert (predicted["seen_used_codes"], again["eval_used_codes"]) == (used["one"], used["many"])
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert {"eval_many_used_codes", "eval_one_used_codes", "eval_used_codes"} <= logged
+    (folder,) = {path.parent for path in tmp_path.rglob("events.*")}
+    titles = {f"{name}reconstructions" for name in ("eval_many_", "eval_one_", "")}
+    assert set(EventAccumulator(str(folder)).Reload().Tags()["images"]) == titles
 
 
 def test_where_the_tokenizer_goes_must_be_said():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from test_video_clips import DATA, prepare, write_video
 
-from dataset_scripts.media import AudioReader, in_language
+from dataset_scripts.audio_reader import AudioReader
+from dataset_scripts.media import in_language
 from dataset_scripts.transcripts import (
     Cue,
     Transcript,

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from dataset_scripts.audio_reader import AudioReader
 from dataset_scripts.file_names import split_videos
-from dataset_scripts.media import AudioReader, VideoReader, cut_windows, probe
+from dataset_scripts.media import VideoReader, cut_windows, probe
 from dataset_scripts.prepare import prepare_clips
 from dataset_scripts.video_clips import VideoClips, VideoClipsConfig
 

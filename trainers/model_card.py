@@ -39,7 +39,8 @@ def write_model_card(
     modality = getattr(trained, "modality", None)
     parts = {f"{modality}_tokenizer": trained} if modality else trained.components
     metrics = final_metrics(log_history)
-    tags = ["nano4m", "4m"] + ([f"{modality}-tokenizer"] if modality else ["transformers", "text", "image", "audio"])
+    modalities = [modality] if modality else list(trained.tokenizers)
+    tags = ["nano4m", "4m"] + ([f"{modality}-tokenizer"] if modality else ["transformers", *modalities])
     card = ModelCard.from_template(
         ModelCardData(
             license="apache-2.0",
@@ -51,7 +52,8 @@ def write_model_card(
         title=f"{modality.capitalize()} tokenizer of nano4M" if modality else "nano4M",
         modality=modality,
         tokenizer=trained,
-        example=EXAMPLES.get(modality),
+        modalities=modalities,
+        examples=EXAMPLES,
         parameters={name: part.num_parameters() for name, part in parts.items() if isinstance(part, nn.Module)},
         repo_id=repo_id,
         folder=Path(folder).resolve().name,

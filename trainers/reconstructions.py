@@ -7,7 +7,7 @@ NUM_CLIPS = 4
 
 
 @torch.inference_mode()
-def show_reconstructions(writer, tokenizer, batch: torch.Tensor, step: int) -> None:
+def show_reconstructions(writer, tokenizer, batch: torch.Tensor, step: int, title: str = "reconstructions") -> None:
     """Write the first clips of a batch, as they went in and as they come back from their ids.
 
     Args:
@@ -15,6 +15,7 @@ def show_reconstructions(writer, tokenizer, batch: torch.Tensor, step: int) -> N
         tokenizer: of any modality, in eval mode.
         batch: preprocessed clips, what `tokenizer.encode` takes.
         step: of the training.
+        title: of the figures.
     """
     batch = batch[:NUM_CLIPS]
     before, after = tokenizer.postprocess(batch), tokenizer.postprocess(tokenizer.decode(tokenizer.encode(batch)))
@@ -22,12 +23,12 @@ def show_reconstructions(writer, tokenizer, batch: torch.Tensor, step: int) -> N
         # One clip below the other, its frames side by side.
         clips = [clip for pair in zip(before, after, strict=True) for clip in pair]
         rows = [np.concatenate([np.asarray(frame) for frame in clip], axis=1) for clip in clips]
-        writer.add_image("reconstructions", np.concatenate(rows), step, dataformats="HWC")
+        writer.add_image(title, np.concatenate(rows), step, dataformats="HWC")
     for number, (original, reconstruction) in enumerate(zip(before, after, strict=True)):
         for name, medium in (("original", original), ("reconstruction", reconstruction)):
             if tokenizer.modality == "audio":
-                sound = torch.from_numpy(medium)[None]
-                writer.add_audio(f"reconstructions/{number}/{name}", sound, step, tokenizer.config.sampling_rate)
+                sound = torch.from_numpy(medium)[None].clamp(-1, 1)  # a barely trained tokenizer is louder
+                writer.add_audio(f"{title}/{number}/{name}", sound, step, tokenizer.config.sampling_rate)
             elif tokenizer.modality == "text":
-                writer.add_text(f"reconstructions/{number}/{name}", medium, step)
+                writer.add_text(f"{title}/{number}/{name}", medium, step)
     writer.flush()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import EvalLoopOutput
 
 from tokenizers_4m.quantizer import codebook_usage
 from trainers.adversary import Adversary, PatchDiscriminator, SpectrogramDiscriminator, adaptive_weight
@@ -58,8 +59,9 @@ class TokenizerTrainingArguments(TrainingArguments):
 class TokenizerTrainer(PartLossTrainer):
     """Trains a tokenizer and reports how much of the codebook the evaluation clips use.
 
-    The `metrics` of the model's output, one number a clip, are logged as means over the evaluation clips. With
-    `report_to` TensorBoard, some of these clips and their reconstructions are written for each evaluation.
+    The `metrics` of the model's output, one number a clip, are reported as means over the evaluation clips, by
+    `predict` and of each of several evaluation sets, too. With `report_to` TensorBoard, some of these clips and their
+    reconstructions are written for each evaluation.
 
     Image tokenizers may have two more losses: `perceptual`, and `adversarial` by a discriminator that learns beside
     the tokenizer and is kept in its checkpoints, but not in the tokenizer. Evaluation leaves out the adversarial one,
@@ -118,24 +120,30 @@ class TokenizerTrainer(PartLossTrainer):
         for name, values in (outputs.get("metrics") or {}).items():
             self._evaluated_metrics[name].append(self.accelerator.gather_for_metrics(values).cpu())
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "eval_loss" in logs and self._evaluated_ids:
-            usage = codebook_usage(torch.cat(self._evaluated_ids), self.model.config.vocab_size)
-            logs.update({f"eval_{name}": value for name, value in usage.items()})
-            self._evaluated_ids = []
-            for name, values in self._evaluated_metrics.items():
-                logs[f"eval_{name}"] = float(torch.cat(values).mean())
-            self._evaluated_metrics.clear()
-        super().log(logs, start_time)
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        self._evaluated_ids.clear()  # what an evaluation that was broken off left
+        self._evaluated_metrics.clear()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._evaluated_ids:
+            found = codebook_usage(torch.cat(self._evaluated_ids), self.model.config.vocab_size)
+            found |= {name: float(torch.cat(values).mean()) for name, values in self._evaluated_metrics.items()}
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
 
-    def evaluate(self, *args, **kwargs):
-        metrics = super().evaluate(*args, **kwargs)
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        clips = self.eval_dataset if eval_dataset is None else eval_dataset
+        clips = self.eval_dataset[clips] if isinstance(clips, str) else clips
         boards = [c for c in self.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
-        if boards and boards[0].tb_writer is not None and len(self.eval_dataset):  # only the first process has one
-            rows = [self.eval_dataset[number] for number in range(min(NUM_CLIPS, len(self.eval_dataset)))]
-            tokenizer = self.accelerator.unwrap_model(self.model).eval()
-            batch = self.data_collator(rows)[tokenizer.main_input_name].to(tokenizer.device)
-            show_reconstructions(boards[0].tb_writer, tokenizer, batch, self.state.global_step)
+        if not boards or boards[0].tb_writer is None:  # only the first process has one
+            return metrics
+        if isinstance(clips, dict) or not len(clips):  # each set of several is evaluated by a call of its own
+            return metrics
+        tokenizer = self.accelerator.unwrap_model(self.model).eval()
+        rows = [clips[number] for number in range(min(NUM_CLIPS, len(clips)))]
+        batch = self.data_collator(rows)[tokenizer.main_input_name].to(tokenizer.device)
+        title = "reconstructions" if metric_key_prefix == "eval" else f"{metric_key_prefix}_reconstructions"
+        show_reconstructions(boards[0].tb_writer, tokenizer, batch, self.state.global_step, title)
         return metrics
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from dataset_scripts.tokenization import MEDIA_COLUMNS, present_modalities
+from dataset_scripts.tokenization import MEDIA_COLUMNS, modalities_of
 from modeling_nano4m import Nano4MPipeline
 from trainers.evaluation.judges import read, truths_of
 from trainers.evaluation.noise import with_noise
@@ -15,14 +15,14 @@ from trainers.evaluation.splits import groups_of
 
 @dataclass
 class EvaluationClips:
-    """Some clips, held in memory.
+    """Some clips, held in memory, in the modalities of a pipeline.
 
     media: for each modality one entry per clip: lists of PIL frames, float32 waveforms, strings.
     given: the same as conditions, whose sounds may have noise.
     present: which clips have the modality, bool `(clips,)`.
     groups: clips that share a source are of one group, int `(clips,)`.
-    sampling_rate: of the waveforms, Hz.
-    seconds: how long each sound lasts before it is filled up with zeros, `(clips,)`.
+    sampling_rate: of the waveforms, Hz; None where sound is no modality.
+    seconds: how long each sound lasts before it is filled up with zeros, `(clips,)`; 0 without one.
     token_ids, given_ids: tokens of the true media and of those given, `(clips, num_tokens)`; of no meaning where the
         modality is absent.
     valid_masks: which of them are real, bool `(clips, num_tokens)`.
@@ -35,7 +35,7 @@ class EvaluationClips:
     given: dict[str, list]
     present: dict[str, np.ndarray]
     groups: np.ndarray
-    sampling_rate: int
+    sampling_rate: int | None
     seconds: np.ndarray
     token_ids: dict[str, torch.LongTensor] = field(default_factory=dict)
     given_ids: dict[str, torch.LongTensor] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class EvaluationClips:
     _readings: dict[str, list[dict]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.media["text"])
+        return len(self.groups)
 
     def having(self, modalities: Iterable[str]) -> np.ndarray:
         """Numbers of the clips that have all of these."""
@@ -85,6 +85,7 @@ def load_clips(
     """Read prepared rows (`dataset_scripts.video_clips.clip_features`) into memory, and their tokens.
 
     Args:
+        pipe: what it has no tokenizer for is not read.
         rows: of a prepared data set.
         judge: see `trainers.evaluation.judges`; None leaves out what it would tell.
         batch_size: clips tokenized at once.
@@ -92,21 +93,26 @@ def load_clips(
         seed: of the noise.
 
     Raises:
-        ValueError: if there is no row, or the rows do not fit the tokenizers or the judge.
+        ValueError: if there is no row, the rows do not fit the tokenizers or the judge, or there shall be noise on
+            sounds and the pipeline takes none.
     """
+    has_sound = "audio" in pipe.tokenizers
     if not len(rows):
         raise ValueError("there is no clip to evaluate on")
-    media = {name: media_of(rows, name) for name in MEDIA_COLUMNS}
-    small = {name: rows[name] for name in rows.column_names if name not in MEDIA_COLUMNS.values()}
-    present = present_modalities({**small, **{MEDIA_COLUMNS[name]: values for name, values in media.items()}})
-    valid, rate = np.array(rows["audio_valid"]), int(rows[0]["sampling_rate"])
-    given = dict(media)
+    if noise_db is not None and not has_sound:
+        raise ValueError(f"noise_db={noise_db}: the model takes no sound to put noise on")
+    present = {name: there for name, there in modalities_of(rows).items() if name in pipe.tokenizers}
+    media = {name: media_of(rows, name) for name in present}
+    given, rate, seconds = dict(media), None, np.zeros(len(rows))
+    if has_sound:
+        valid, rate = np.array(rows["audio_valid"]), int(rows["sampling_rate"][0])
+        seconds = valid / rate
     if noise_db is not None:
         given["audio"] = [
             with_noise(sound, valid[i], noise_db, (seed, i)) if valid[i] else sound
             for i, sound in enumerate(media["audio"])
         ]
-    clips = EvaluationClips(media, given, present, groups_of(rows["video"]), rate, valid / rate)
+    clips = EvaluationClips(media, given, present, groups_of(rows["video"]), rate, seconds)
     for name, tokenizer in pipe.tokenizers.items():
         ids, mask = _encode(tokenizer, clips, name, clips.true_inputs, batch_size)
         clips.token_ids[name], clips.valid_masks[name] = ids, mask

@@ -5,6 +5,7 @@ conditions of other clips, chance, an interval.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -41,13 +42,16 @@ class Direction:
         return f"{'_and_'.join(self.conditions) or 'nothing'}_to_{self.target}"
 
 
-def directions(numbers_of_conditions: tuple[int, ...] = (1, 2, 0)) -> list[Direction]:
-    """All directions with so many conditions: single ones, pairs, none."""
+def directions(
+    numbers_of_conditions: tuple[int, ...] = (1, 2, 0), modalities: Iterable[str] = MODALITIES
+) -> list[Direction]:
+    """All directions among some modalities with so many conditions: single ones, pairs, none."""
+    modalities = list(modalities)
     return [
         Direction(conditions, target)
         for number in numbers_of_conditions
-        for target in MODALITIES
-        for conditions in combinations([name for name in MODALITIES if name != target], number)
+        for target in modalities
+        for conditions in combinations([name for name in modalities if name != target], number)
     ]
 
 

@@ -15,14 +15,19 @@ COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 
 
 def sample_rows(
-    clips: EvaluationClips, direction: Direction, numbers, media: list, sampling_rate: int, count: int = NUM_SAMPLES
+    clips: EvaluationClips,
+    direction: Direction,
+    numbers,
+    media: list,
+    sampling_rate: int | None,
+    count: int = NUM_SAMPLES,
 ) -> list[dict]:
     """The first few generations of a direction, with their conditions and the true medium, as cells of the page.
 
     Args:
         numbers: of the clips.
         media: what was generated for each of them.
-        sampling_rate: of generated sounds, Hz.
+        sampling_rate: of generated sounds, Hz; None if there are none.
     """
     rows = []
     for number, medium in list(zip(numbers, media, strict=True))[:count]:

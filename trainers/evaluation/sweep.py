@@ -46,7 +46,7 @@ def sweep_target(
     """
     chosen = [
         direction
-        for direction in directions((1,))
+        for direction in directions((1,), pipe.tokenizers)
         if direction.target == target and len(clips.having((*direction.conditions, target)))
     ]
     if not chosen:
