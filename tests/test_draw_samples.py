@@ -25,7 +25,7 @@ def test_a_row_for_each_clip_and_a_column_for_each_direction(tmp_path):
 
 def test_clips_without_sound_are_refused(tmp_path):
     rows = make_rows(4).map(lambda row: {"audio": [], "audio_valid": 0})
-    with pytest.raises(SystemExit, match="has no audio"):
+    with pytest.raises(SystemExit, match="no clip of the split validation has"):
         draw(tmp_path, rows)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from dataset_scripts import grid_judges, shapes_judges
 from dataset_scripts.av_digits_judges import AVDigitsJudge
 from dataset_scripts.shapes_world import attributes_from_name
-from trainers.evaluation.results import fingerprint
+from trainers.evaluation.results import fingerprint, local_folder
 
 BUILT_IN = {"shapes_world": shapes_judges.__file__, "grid": grid_judges.__file__}
 
@@ -37,7 +37,7 @@ class ShapesWorldJudge:
 
 
 def load_judge(name: str):
-    """The judge `shapes_world` or `grid`, an `AVDigitsJudge` saved in a folder, or a user's own, `FILE.py:Name`.
+    """The judge `shapes_world` or `grid`, an `AVDigitsJudge` (folder or name on the Hub), or your own, `FILE.py:Name`.
 
     Raises:
         ValueError: if there is no such judge, it lacks `truths` or `read`, or a package that it needs is missing.
@@ -52,9 +52,9 @@ def load_judge(name: str):
     path, colon, attribute = name.rpartition(":")
     if colon and path.endswith(".py"):
         return _own_judge(Path(path), attribute)
-    if Path(name).is_dir():
+    if Path(folder := local_folder(name)).is_dir():
         try:
-            return AVDigitsJudge.from_pretrained(name)
+            return AVDigitsJudge.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise ValueError(f"judge {name}: this folder holds no AVDigitsJudge ({error})") from error
     raise ValueError(f"judge {name!r}: give shapes_world, grid, the folder of a saved AVDigitsJudge, or FILE.py:Name")
