@@ -112,6 +112,10 @@ class Nano4MConfig(PreTrainedConfig):
         """Length of a modality: the product of its axes."""
         return math.prod(length for _, length in self.modalities[name]["token_axes"])
 
+    def is_left_to_right(self, name: str) -> bool:
+        """Whether a modality grows from the front, like text."""
+        return self.modalities[name].get("order", "any") == "left_to_right"
+
 
 def is_whole(value, least: int) -> bool:
     """Whether `value` is a whole number, of any type but bool, and at least `least`."""

@@ -17,13 +17,12 @@ from accelerate.hooks import ModelHook
 from transformers import GenerationMixin
 
 from .configuration_nano4m import is_whole
+from .linear_cross_entropy import LOGITS_AT_ONCE
 from .memory_nano4m import Memory, stacked
 from .sampling_nano4m import SETTINGS, expand_seed, log_probabilities, random_numbers, sample
 from .scheduling_unmasking import UnmaskingScheduler
 
 DEFAULT_STEPS = 8
-# Logits held at a time: 64 MB in float32.
-LOGITS_AT_ONCE = 2**24
 
 
 class Nano4MGenerationMixin:
@@ -185,6 +184,10 @@ class Nano4MGenerationMixin:
             given[name] = targets[name]
         return total if targets else torch.zeros(size)
 
+    def default_num_steps(self, target: str) -> int:
+        """Steps in which a modality is generated if neither the model nor the caller says how many."""
+        return self.config.num_tokens_of(target) if self.config.is_left_to_right(target) else DEFAULT_STEPS
+
     @contextmanager
     def _weights_at_hand(self) -> Iterator[None]:
         """Inside, weights that accelerate offloads are where they are used, as in a call of the model."""
@@ -210,9 +213,9 @@ class Nano4MGenerationMixin:
         size, device = len(seeds), self.device
         modality, target_id = self.config.modalities[target], self.config.modality_id(target)
         num_tokens = self.config.num_tokens_of(target)
-        left_to_right = modality.get("order", "any") == "left_to_right"
+        left_to_right = self.config.is_left_to_right(target)
         eos_token_id = self._end_of(target)
-        num_steps = num_inference_steps or (num_tokens if left_to_right else DEFAULT_STEPS)
+        num_steps = num_inference_steps or self.default_num_steps(target)
 
         # `valid` are target tokens that count; those behind an end token are known, but not valid.
         token_ids, known = self._given_part(inputs, target, valid_masks, size)
@@ -326,8 +329,7 @@ class Nano4MGenerationMixin:
 
     def _end_of(self, target: str) -> int | None:
         """The id that ends a sequence; None for grids, which have no end."""
-        modality = self.config.modalities[target]
-        return modality.get("eos_token_id") if modality.get("order", "any") == "left_to_right" else None
+        return self.config.modalities[target].get("eos_token_id") if self.config.is_left_to_right(target) else None
 
     def _score(
         self, inputs: dict, target: str, ids: torch.Tensor, valid_masks: dict, seeds: list[int]
@@ -338,7 +340,7 @@ class Nano4MGenerationMixin:
         parts = [self._part(name, values, valid_masks) for name, values in inputs.items()]
         place = torch.arange(num_tokens, device=self.device).expand(size, -1)
         order = random_numbers(seeds, 0, num_tokens, self.device)[0]
-        if modality.get("order", "any") == "left_to_right":
+        if self.config.is_left_to_right(target):
             order = place
         steps = 1 + order.argsort(dim=1).argsort(dim=1)
         asked, impossible = mask, torch.zeros_like(mask)

@@ -454,8 +454,8 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         that the text is at least 9 words long. Queries of different steps do not see each other, for a later one may
         know the answer to an earlier one.
         """
-        orders = [modality.get("order", "any") for modality in self.config.modalities.values()]
-        left_to_right = torch.tensor([order == "left_to_right" for order in orders], device=modality_ids.device)
+        left_to_right = [self.config.is_left_to_right(name) for name in self.config.modalities]
+        left_to_right = torch.tensor(left_to_right, device=modality_ids.device)
         # Shared by all queries of a grid, growing along a sequence: a query sees whatever is not later than it.
         time = position_ids * left_to_right[modality_ids]
         same = modality_ids[:, :, None] == modality_ids[:, None, :]

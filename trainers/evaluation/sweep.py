@@ -6,7 +6,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_nano4m import Nano4MPipeline
-from modeling_nano4m.generation_nano4m import DEFAULT_STEPS, SETTINGS
+from modeling_nano4m.sampling_nano4m import SETTINGS
 from trainers.evaluation.clips import EvaluationClips
 from trainers.evaluation.directions import directions, generation_quality, measure_of, quality
 
@@ -107,9 +107,8 @@ def sweep_target(
 def own_sampling(pipe: Nano4MPipeline, target: str) -> dict:
     """The model's own `guidance_scale`, `temperature` and `num_inference_steps` for a target."""
     own = pipe.model.modality_defaults.get(target, {})
-    left_to_right = pipe.model.config.modalities[target].get("order") == "left_to_right"
     defaults = {name: SETTINGS[name][0] for name in ("guidance_scale", "temperature")}
-    defaults["num_inference_steps"] = pipe.model.config.num_tokens_of(target) if left_to_right else DEFAULT_STEPS
+    defaults["num_inference_steps"] = pipe.model.default_num_steps(target)
     return {name: default if own.get(name) is None else own[name] for name, default in defaults.items()}
 
 
