@@ -99,17 +99,16 @@ class DrawnRows(Dataset):
     def _rows(self, source: int, draws: np.ndarray, source_of: np.ndarray, place_of: np.ndarray) -> pa.Table:
         """The rows of one data set among some draws."""
         rows, mine = self.sources[source], source_of == source
-        table = rows[place_of[mine]]
         if self.classes is None:
-            return table
-        epoch_of = draws[mine] // len(self)
-        for column, name in enumerate(table.column_names):
+            return rows[place_of[mine]]
+        epoch_of, columns = draws[mine] // len(self), {}
+        for column, name in enumerate(rows.column_names):
             partners = place_of[mine]
             for epoch in np.unique(epoch_of):
                 chosen = epoch_of == epoch
                 partners[chosen] = self._pairs(source, column, int(epoch))[partners[chosen]]
-            table = table.set_column(column, name, self.single[source][name][partners][name])
-        return table
+            columns[name] = self.single[source][name][partners][name]
+        return pa.table(columns)
 
     def _pairs(self, source: int, column: int, epoch: int) -> np.ndarray:
         """For each row of a data set the row of its class whose ids of a modality it gets in this epoch."""
