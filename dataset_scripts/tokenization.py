@@ -10,6 +10,7 @@ split `train` a clip may have several rows, its crops, told apart by `crop` (see
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
@@ -58,6 +59,12 @@ def modalities_of(clips: datasets.Dataset) -> dict[str, np.ndarray]:
                 values = pyarrow.compute.utf8_length(pyarrow.compute.utf8_trim_whitespace(values))
             present[name][rows] = values.to_numpy() > 0
     return present
+
+
+def rows_with(clips: datasets.Dataset, modalities: Iterable[str]) -> np.ndarray:
+    """Numbers of the rows of a data set that have all of some modalities, int64 `(found,)`."""
+    present = modalities_of(clips)
+    return np.flatnonzero(np.all([present[name] for name in modalities], axis=0))
 
 
 def clips_with(clips: DatasetDict, modality: str) -> DatasetDict:
@@ -364,7 +371,7 @@ def check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:
 
 def _first_with(clips: DatasetDict, modality: str) -> dict | None:
     for rows in clips.values():
-        found = np.flatnonzero(modalities_of(rows)[modality])
+        found = rows_with(rows, [modality])
         if len(found):
             return rows.with_format("numpy")[int(found[0])]
     return None

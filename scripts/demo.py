@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import prepare_dataset
 import torch
 from arguments import parse_args
@@ -19,8 +18,9 @@ from datasets import DatasetDict
 from report import write_report
 from stages import make_model, title, write_at_once
 
-from dataset_scripts.tokenization import modalities_of
+from dataset_scripts.tokenization import rows_with
 from modeling_nano4m import Nano4MPipeline
+from tokenizers_4m import MODALITIES
 from trainers.evaluation import ShapesWorldJudge, choose_rows, directions, evaluate_direction, load_clips, table
 
 NUM_SCORED = 200  # clips
@@ -95,8 +95,7 @@ def main(argv: list[str] | None = None) -> None:
 def prepare(words: list[str]) -> DatasetDict:
     """The clips; SystemExit if they cannot be scored in the end, so that no training is in vain."""
     clips = prepare_dataset.main(words)
-    scored = choose_rows(clips["validation"], NUM_SCORED) if "validation" in clips else clips["train"].select([])
-    if not np.logical_and.reduce(list(modalities_of(scored).values())).any():
+    if "validation" not in clips or not len(rows_with(choose_rows(clips["validation"], NUM_SCORED), MODALITIES)):
         raise SystemExit(
             "error: no clip for validation has pictures, sound and text, which the scores need; add videos, or leave "
             "out the scores and run the scripts of the stages one by one"

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dataset_scripts.prepare import load_clips
-from dataset_scripts.tokenization import check_clips_fit, modalities_of
+from dataset_scripts.tokenization import check_clips_fit, rows_with
 from modeling_nano4m import Nano4MPipeline
 from trainers.evaluation import choose_rows, media_of
 from trainers.tokenizer_views import log_mel
@@ -49,11 +49,10 @@ def draw(args: DrawArguments) -> None:
     if args.split not in clips:
         raise ValueError(f"split: {args.dataset} has no {args.split!r}, only {', '.join(clips)}")
     pipe = Nano4MPipeline.from_pretrained(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    present = modalities_of(clips[args.split])
-    complete = np.all([present[modality] for modality in pipe.tokenizers], axis=0)
-    if not complete.any():
+    complete = rows_with(clips[args.split], pipe.tokenizers)
+    if not len(complete):
         raise ValueError(f"dataset: no clip of the split {args.split} has {', '.join(pipe.tokenizers)}")
-    rows = choose_rows(clips[args.split].select(np.flatnonzero(complete)), args.num_clips, args.seed)
+    rows = choose_rows(clips[args.split].select(complete), args.num_clips, args.seed)
     check_clips_fit(DatasetDict({args.split: rows}), pipe.tokenizers)
     real = {modality: media_of(rows, modality) for modality in pipe.tokenizers}
     columns = {f"real {modality}": (modality, media) for modality, media in real.items()}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 
-from dataset_scripts.tokenization import MEDIA_COLUMNS, check_clips_fit, modalities_of
+from dataset_scripts.tokenization import MEDIA_COLUMNS, check_clips_fit, rows_with
 from tokenizers_4m import TokenizerContract
 from trainers.evaluation.judges import right_attributes, truths_of
 from trainers.learnability import nats_per_token
@@ -208,7 +208,7 @@ def clips_of(clips: DatasetDict, split: str, modality: str, number: int | None =
     if split not in clips:
         raise ValueError(f"the data have no split {split!r}, only {', '.join(clips)}")
     rows = clips[split]
-    chosen = np.flatnonzero(modalities_of(rows)[modality])[:number]
+    chosen = rows_with(rows, [modality])[:number]
     if not len(chosen):
         raise ValueError(f"no clip of the split {split!r} has {modality}")
     return rows.select(chosen)
