@@ -45,22 +45,57 @@ class FailingTrainer(TokenizerTrainer):
         self.add_callback(Power(self.fails_at))
 
 
+def fit_adversarially(folder, model, data, collator, fails_at=None, **fields):
+    """Train a small tokenizer, from its second step on against a discriminator; `fails_at` a step, if one is given."""
+    common = {"max_steps": 6, "save_steps": 2, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
+    common |= {"adversarial_weight": 0.8, "adversarial_start": 2, "discriminator_layers": 2}
+    common |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    common |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True}
+    training = TokenizerTrainingArguments(output_dir=str(folder), **{**common, **fields})
+    torch.manual_seed(7)
+    FailingTrainer.fails_at = fails_at
+    return fit(FailingTrainer, model, training, data, collator)
+
+
+def check_log(folder, loss):
+    """`loss` is there from the start, those of the discriminator once it counts, and only in training."""
+    entries = history(folder)
+    first, second = (next(entry for entry in entries if entry["step"] == step and "loss" in entry) for step in (2, 4))
+    assert f"loss_{loss}" in first and "loss_adversarial" not in first
+    assert {f"loss_{loss}", "loss_adversarial", "loss_discriminator", "loss_adaptive_weight"} <= second.keys()
+    evaluated = next(entry for entry in entries if "eval_loss" in entry)
+    assert f"eval_loss_{loss}" in evaluated and "eval_loss_adversarial" not in evaluated
+    return evaluated
+
+
+def check_resumed(train, whole, folder):
+    """A training that is cut off and resumed equals `whole`, its discriminator's state too."""
+    whole_folder, trainer = whole
+    with pytest.raises(InterruptedError):
+        train(folder, fails_at=5)
+    resumed = train(folder)
+    assert_equal(trainer.model.state_dict(), resumed.model.state_dict())
+    assert history(whole_folder) == history(folder)
+    files = (path / "training" / "checkpoint-6" / "discriminator.pt" for path in (whole_folder, folder))
+    assert_equal(*(torch.load(file, weights_only=True) for file in files))
+
+
+def check_half_precision(train, folder):
+    trainer = train(folder, bf16=True, max_steps=4, eval_strategy="no", save_strategy="no")
+    assert all(p.isfinite().all() for p in trainer.adversary.discriminator.parameters())
+    losses = [entry["loss_discriminator"] for entry in trainer.state.log_history if "loss_discriminator" in entry]
+    assert losses and all(0 < loss < 5 for loss in losses)
+
+
 def train(folder, fails_at=None, **changes):
-    fields = {"max_steps": 6, "save_steps": 2, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
-    fields |= {"perceptual_weight": 1.0, "perceptual": "laplacian", "adversarial_weight": 0.8, "adversarial_start": 2}
-    fields |= {"discriminator_layers": 2, "discriminator_channels": 8, "gradient_accumulation_steps": 2}
-    fields |= {"per_device_train_batch_size": 2, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
-    training = TokenizerTrainingArguments(output_dir=str(folder), **{**fields, **changes})
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(11, 2, 3, 16, 16, generator=generator).tolist()
+    fields = {"perceptual_weight": 1.0, "perceptual": "laplacian", "discriminator_channels": 8}
+    pixels = torch.randn(11, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).tolist()
     data = {
         "train": Dataset.from_dict({"pixels": pixels[:9]}),
         "validation": Dataset.from_dict({"pixels": pixels[9:]}),
     }
     model = image_tokenizer(mid_block_add_attention=False)
-    torch.manual_seed(7)
-    FailingTrainer.fails_at = fails_at
-    return fit(FailingTrainer, model, training, data, PictureCollator())
+    return fit_adversarially(folder, model, data, PictureCollator(), fails_at, **{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -70,29 +105,14 @@ def whole(tmp_path_factory):
 
 
 def test_every_loss_is_logged_once_it_counts(whole):
-    entries = history(whole[0])
-    first, second = (next(entry for entry in entries if entry["step"] == step and "loss" in entry) for step in (2, 4))
-    assert "loss_perceptual" in first and "loss_adversarial" not in first
-    assert {"loss_perceptual", "loss_adversarial", "loss_discriminator", "loss_adaptive_weight"} <= second.keys()
-    evaluated = next(entry for entry in entries if "eval_loss" in entry)
-    assert "eval_loss_perceptual" in evaluated and "eval_loss_adversarial" not in evaluated
+    evaluated = check_log(whole[0], "perceptual")
     assert "eval_used_codes" in evaluated
     expected = evaluated["eval_loss_l1"] + evaluated["eval_loss_mse"] + evaluated["eval_loss_perceptual"]
     assert evaluated["eval_loss"] == pytest.approx(expected + 0.25 * evaluated["eval_loss_commitment"], rel=1e-3)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(whole, tmp_path):
-    folder, trainer = whole
-    with pytest.raises(InterruptedError):
-        train(tmp_path, fails_at=5)
-    resumed = train(tmp_path)
-    assert_equal(trainer.model.state_dict(), resumed.model.state_dict())
-    assert history(folder) == history(tmp_path)
-    states = (
-        torch.load(path / "training" / "checkpoint-6" / "discriminator.pt", weights_only=True)
-        for path in (folder, tmp_path)
-    )
-    assert_equal(*states)
+    check_resumed(train, whole, tmp_path)
 
 
 def test_the_discriminator_is_no_part_of_the_tokenizer(whole):
@@ -110,10 +130,7 @@ def test_a_checkpoint_without_discriminator_is_refused(tmp_path):
 
 
 def test_half_precision_trains_both(tmp_path):
-    trainer = train(tmp_path, bf16=True, max_steps=4, eval_strategy="no", save_strategy="no")
-    assert all(p.isfinite().all() for p in trainer.adversary.discriminator.parameters())
-    losses = [entry["loss_discriminator"] for entry in trainer.state.log_history if "loss_discriminator" in entry]
-    assert losses and all(0 < loss < 5 for loss in losses)
+    check_half_precision(train, tmp_path)
 
 
 def test_the_discriminator_learns_to_tell_noise_from_pictures():

@@ -9,31 +9,24 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 from test_audio_tokenizers import short_sounds
-from test_resuming import assert_equal, history
 from test_tokenization import make_clips
-from test_tokenizer_trainer import FailingTrainer
+from test_tokenizer_trainer import check_half_precision, check_log, check_resumed, fit_adversarially
 from test_tokenizers import audio_tokenizer, codec_tokenizer, istft_tokenizer, text_vq_tokenizer
 from transformers import AutoModel
 
-from trainers import ClipCollator, TokenizerTrainingArguments, fit
+from trainers import ClipCollator
 from trainers.adversary import Adversary, SpectrogramDiscriminator, adaptive_weight
 from trainers.tokenizer_trainer import real_and_made
 
 
 def train(folder, model=None, fails_at=None, **changes):
-    fields = {"max_steps": 6, "save_steps": 2, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
-    fields |= {"adversarial_weight": 0.8, "adversarial_start": 2, "discriminator_channels": 4}
-    fields |= {"discriminator_layers": 2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
-    fields |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True}
-    training = TokenizerTrainingArguments(output_dir=str(folder), **{**fields, **changes})
     model = istft_tokenizer() if model is None else model
     sounds = short_sounds(10, 8000, 5000)
     sounds = torch.cat([sounds, torch.zeros(1, 8000)]).tolist()  # one clip is silent
     rows = {"train": Dataset.from_dict({"audio": sounds[2:]}), "validation": Dataset.from_dict({"audio": sounds[:2]})}
     data = {split: clips.with_format("numpy") for split, clips in rows.items()}
-    torch.manual_seed(7)
-    FailingTrainer.fails_at = fails_at
-    return fit(FailingTrainer, model, training, data, ClipCollator(model))
+    fields = {"discriminator_channels": 4, **changes}
+    return fit_adversarially(folder, model, data, ClipCollator(model), fails_at, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +36,11 @@ def whole(tmp_path_factory):
 
 
 def test_the_loss_is_logged_once_it_counts(whole):
-    entries = history(whole[0])
-    first, second = (next(entry for entry in entries if entry["step"] == step and "loss" in entry) for step in (2, 4))
-    assert "loss_stft" in first and "loss_adversarial" not in first
-    assert {"loss_stft", "loss_adversarial", "loss_discriminator", "loss_adaptive_weight"} <= second.keys()
-    evaluated = next(entry for entry in entries if "eval_loss" in entry)
-    assert "eval_loss_stft" in evaluated and "eval_loss_adversarial" not in evaluated
+    check_log(whole[0], "stft")
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(whole, tmp_path):
-    folder, trainer = whole
-    with pytest.raises(InterruptedError):
-        train(tmp_path, fails_at=5)
-    resumed = train(tmp_path)
-    assert_equal(trainer.model.state_dict(), resumed.model.state_dict())
-    assert history(folder) == history(tmp_path)
-    files = (path / "training" / "checkpoint-6" / "discriminator.pt" for path in (folder, tmp_path))
-    assert_equal(*(torch.load(file, weights_only=True) for file in files))
+    check_resumed(train, whole, tmp_path)
 
 
 def test_gradients_reach_the_discriminator_and_only_the_waveform_decoder():
@@ -97,10 +78,7 @@ def test_what_fills_a_clip_up_is_not_judged():
 
 
 def test_half_precision_trains_both(tmp_path):
-    trainer = train(tmp_path, bf16=True, max_steps=4, eval_strategy="no", save_strategy="no")
-    assert all(p.isfinite().all() for p in trainer.adversary.discriminator.parameters())
-    losses = [entry["loss_discriminator"] for entry in trainer.state.log_history if "loss_discriminator" in entry]
-    assert losses and all(0 < loss < 5 for loss in losses)
+    check_half_precision(train, tmp_path)
 
 
 def test_the_discriminator_learns_to_tell_phases_that_do_not_fit():
