@@ -131,7 +131,7 @@ class Nano4MAttention(nn.Module):
         if "flash" in implementation and attention_mask is not None and attention_mask.ndim == 4:
             implementation = "sdpa"  # flash kernels know padding only
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        dropout = self.config.dropout if self.training else 0.0
+        dropout = self.config.attention_dropout if self.training else 0.0
         output, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, is_causal=False
         )

@@ -231,6 +231,7 @@ def test_config_errors_name_the_field():
         ({"num_attention_heads": 0}, "num_attention_heads=0"),
         ({"intermediate_size": 0}, "intermediate_size=0"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"attention_dropout": -0.1}, "attention_dropout=-0.1"),
         ({"initializer_range": -1.0}, "initializer_range=-1.0"),
     ):
         with pytest.raises(Exception, match=match):

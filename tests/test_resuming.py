@@ -39,7 +39,7 @@ def train(folder, fails_at=None, **changes):
     training = arguments(folder, **{**fields, "per_device_train_batch_size": 3, **changes})
     training.fails_at = fails_at
     data = {"train": Dataset.from_list(make_rows(19)), "validation": Dataset.from_list(make_rows(8, seed=1))}
-    model = make_model(dropout=0.2)
+    model = make_model(dropout=0.2, attention_dropout=0.2)
     # A fresh process would not have the random state that an earlier training left either.
     torch.manual_seed(len(str(folder)))
     return fit(FailingTrainer, model, training, data, MaskingCollator(model.config.modalities, 12, 9, seed=3))

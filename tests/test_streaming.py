@@ -84,7 +84,7 @@ def test_a_training_on_a_stream_resumes(tmp_path, ignore_data_skip):
         stream = load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True)
         training = arguments(folder, save_steps=3, ignore_data_skip=ignore_data_skip)
         training.fails_at = fails_at
-        model = make_model(dropout=0.2)
+        model = make_model(dropout=0.2, attention_dropout=0.2)
         rows = StreamedRows([stream], [1], buffer_size=4)
         return fit(FailingTrainer, model, training, {"train": rows}, MaskingCollator(model.config.modalities, 12, 9))
 
