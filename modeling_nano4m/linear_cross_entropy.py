@@ -66,9 +66,12 @@ def _linear_cross_entropy(
     begun = 0  # rows of the weights' gradient before this one have a value
     largest = max(vocab_sizes)
     buffer = hidden_states.new_empty(min(max(LOGITS_AT_ONCE, largest), len(hidden_states) * largest))
-    for modality, (first_row, vocab_size) in enumerate(zip(first_rows, vocab_sizes, strict=True)):
+    # Modalities with the same rows are taken together: each product reads the rows and adds to their gradient.
+    ranges = list(zip(first_rows, vocab_sizes, strict=True))
+    for first_row, vocab_size in dict.fromkeys(ranges):
         rows = slice(first_row, first_row + vocab_size)
-        mine = (modality_ids == modality).nonzero()[:, 0]
+        modalities = [index for index, own in enumerate(ranges) if own == (first_row, vocab_size)]
+        mine = torch.isin(modality_ids, modality_ids.new_tensor(modalities)).nonzero()[:, 0]
         for some in mine.split(max(1, LOGITS_AT_ONCE // vocab_size)) if len(mine) else ():
             states, ids = hidden_states[some], target_ids[some, None]
             logits = buffer[: len(some) * vocab_size].view(len(some), vocab_size)
