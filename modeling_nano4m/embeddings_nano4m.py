@@ -7,6 +7,13 @@ from torch import nn
 from .configuration_nano4m import Nano4MConfig
 
 
+class Nano4MTokenEmbedding(nn.Embedding):
+    """An embedding that is told in each call whether its gradient is to be sparse, of the rows that were read only."""
+
+    def forward(self, token_ids: torch.Tensor, sparse_gradient: bool = False) -> torch.Tensor:
+        return F.embedding(token_ids, self.weight, sparse=sparse_gradient)
+
+
 class Nano4MEmbeddings(nn.Module):
     """Embeds tokens (id, modality, position) and queries (modality, position).
 
@@ -17,7 +24,7 @@ class Nano4MEmbeddings(nn.Module):
     def __init__(self, config: Nano4MConfig):
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.num_vocabulary_rows, config.hidden_size)
+        self.tokens = Nano4MTokenEmbedding(config.num_vocabulary_rows, config.hidden_size)
         self.modalities = nn.Embedding(len(config.modalities), config.hidden_size)
         self.positions = nn.ModuleDict(
             {
@@ -29,13 +36,17 @@ class Nano4MEmbeddings(nn.Module):
         self.register_buffer("position_offsets", self._position_offsets(), persistent=False)
 
     def forward(
-        self, modality_ids: torch.Tensor, position_ids: torch.Tensor, token_ids: torch.Tensor | None = None
+        self,
+        modality_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        token_ids: torch.Tensor | None = None,
+        sparse_gradient: bool = False,
     ) -> torch.Tensor:
         """Ids of shape `(batch, length)` to `(batch, length, hidden_size)`; queries have no `token_ids`."""
         embeddings = F.embedding(position_ids + self.position_offsets[modality_ids], self._position_table())
         embeddings = embeddings + self.modalities(modality_ids)
         if token_ids is not None:
-            embeddings = embeddings + self.tokens(token_ids + self.token_offsets[modality_ids])
+            embeddings = embeddings + self.tokens(token_ids + self.token_offsets[modality_ids], sparse_gradient)
         return embeddings
 
     def _position_table(self) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The layers of nano4M: attention, feed-forward, and how padding is kept out of both."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -43,18 +44,33 @@ def pair_mask(config: Nano4MConfig, visible: torch.BoolTensor, dtype: torch.dtyp
     return visible[:, None]
 
 
+def sample_masks(mask: torch.Tensor | None, lengths: list[int], key_lengths: list[int]) -> list[torch.Tensor | None]:
+    """What each sample's queries see of its own keys, without padding, of a mask `(batch, 1, queries, keys)`."""
+    if mask is None:
+        return [None] * len(lengths)
+    sizes = zip(mask.split(1), lengths, key_lengths, strict=True)
+    return [own[:, :, :queries, :keys] for own, queries, keys in sizes]
+
+
 class SequenceLayout:
     """Moves states between `(batch, length, dim)`, as attention needs them, and `(1, real tokens, dim)`.
 
     Everything but attention works on single tokens. While training, it gets the real ones only, so that sequences of
     different lengths cost no more than their tokens. Elsewhere, and under `torch.compile`, which wants shapes that do
     not depend on values, states keep their padding and both ways change nothing.
+
+    On a CPU, if more than a quarter of the places are padding, attention, too, is computed without it, for one sample
+    after the other: `lengths` then says how many tokens each has, and is None elsewhere.
     """
 
     def __init__(self, valid_mask: torch.BoolTensor, drop_padding: bool):
         self.shape = valid_mask.shape
         drop_padding = drop_padding and not torch.compiler.is_compiling() and not valid_mask.all()
         self.places = valid_mask.flatten().nonzero()[:, 0] if drop_padding else None
+        self.lengths = None
+        if drop_padding and valid_mask.device.type == "cpu" and 0 < len(self.places) < 0.75 * valid_mask.numel():
+            if (valid_mask[:, 1:] <= valid_mask[:, :-1]).all():  # so that each sample begins with its tokens
+                self.lengths = valid_mask.sum(1).tolist()
 
     def drop_padding(self, states: torch.Tensor) -> torch.Tensor:
         return states if self.places is None else states.flatten(0, 1)[self.places][None]
@@ -122,19 +138,29 @@ class Nano4MAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if context is None:
             context, context_layout = hidden_states, layout
-        query = self._heads(layout.restore_padding(self.q_proj(hidden_states)))
-        key = self._heads(context_layout.restore_padding(self.k_proj(context)))
-        value = self._heads(context_layout.restore_padding(self.v_proj(context)))
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_index)
+        query, key, value = self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)
         implementation = self.config._attn_implementation
         if "flash" in implementation and attention_mask is not None and attention_mask.ndim == 4:
             implementation = "sdpa"  # flash kernels know padding only
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
-        output, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, is_causal=False
-        )
+        attend = partial(attention, self, dropout=dropout, scaling=self.scaling, is_causal=False)
+        if layout.lengths is not None and context_layout.lengths is not None and implementation in ("sdpa", "eager"):
+            lengths, key_lengths = layout.lengths, context_layout.lengths
+            samples = zip(
+                self._heads(query).split(lengths, dim=2),
+                self._heads(key).split(key_lengths, dim=2),
+                self._heads(value).split(key_lengths, dim=2),
+                sample_masks(attention_mask, lengths, key_lengths),
+                strict=True,
+            )
+            outputs, weights = zip(*(attend(*sample) for sample in samples if sample[0].shape[2]), strict=True)
+            return self.o_proj(torch.cat(outputs, dim=1).flatten(2)), weights
+        query = self._heads(layout.restore_padding(query))
+        key, value = (self._heads(context_layout.restore_padding(states)) for states in (key, value))
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_index)
+        output, weights = attend(query, key, value, attention_mask)
         return self.o_proj(layout.drop_padding(output.flatten(2))), weights
 
     def _heads(self, states: torch.Tensor) -> torch.Tensor:

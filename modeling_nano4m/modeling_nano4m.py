@@ -55,7 +55,8 @@ class Nano4MOutput(ModelOutput):
         leaves each encoder layer. While training, what is between layers has no padding: `(1, real tokens, dim)`.
     attentions, cross_attentions: with `output_attentions=True` and eager attention, the weights of each decoder layer,
         `(batch, heads, num_targets, num_targets or 1 + num_inputs)`; encoder_attentions: with
-        `output_encoder_attentions=True`, those of each encoder layer.
+        `output_encoder_attentions=True`, those of each encoder layer. While training on a CPU, of a batch that is
+        padding for more than a quarter, a tuple of those of each sample without padding.
     """
 
     loss: torch.FloatTensor | None = None
@@ -291,13 +292,22 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         for name in kwargs:
             if not name.startswith("output_"):
                 raise TypeError(f"forward() got an unexpected keyword argument {name!r}")
-        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would have to wait
+        on_cpu = input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu:  # elsewhere it would have to wait
             inputs = input_modality_ids, input_position_ids, input_ids, input_valid_mask
             targets = target_modality_ids, target_position_ids, target_ids, target_valid_mask
             check_tokens(self.config, "input", *inputs)
             check_tokens(self.config, "target", *targets)
+        # The gradient of tied weights has all rows, for the head's has. To write and to add another one of all rows,
+        # for the few tokens read, would take a CPU long.
+        sparse_gradient = on_cpu and target_ids is not None and self.head.weight is self.embeddings.tokens.weight
         encoder_hidden_states, encoder_valid_mask = self.encode(
-            input_ids, input_modality_ids, input_position_ids, input_valid_mask, input_steps
+            input_ids,
+            input_modality_ids,
+            input_position_ids,
+            input_valid_mask,
+            input_steps,
+            sparse_gradient=sparse_gradient,
         )
         hidden_states = self.decode(
             target_modality_ids,
@@ -330,15 +340,17 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         input_valid_mask: torch.BoolTensor | None = None,
         input_steps: torch.LongTensor | None = None,
         cache: KeyValueCache | None = None,
+        sparse_gradient: bool = False,
     ) -> tuple[torch.FloatTensor, torch.BoolTensor]:
         """Read visible tokens; see `forward`. Returns states `(batch, 1 + num_inputs, hidden_size)` and their mask.
 
-        An empty `cache` is filled, so that `encode_more` can go on from here.
+        An empty `cache` is filled, so that `encode_more` can go on from here. With `sparse_gradient` the embeddings'
+        weights get a sparse gradient from here.
         """
         if input_valid_mask is None:
             input_valid_mask = torch.ones_like(input_ids, dtype=torch.bool)
         valid_mask = F.pad(input_valid_mask.bool(), (1, 0), value=True)
-        embeddings = self.embeddings(input_modality_ids, input_position_ids, input_ids)
+        embeddings = self.embeddings(input_modality_ids, input_position_ids, input_ids, sparse_gradient)
         hidden_states = torch.cat([self.start_state.expand(len(input_ids), -1, -1), embeddings], dim=1)
         if input_steps is None:
             attention_mask = create_bidirectional_mask(self.config, hidden_states, valid_mask)

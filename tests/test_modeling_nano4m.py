@@ -309,11 +309,16 @@ def gradients_of(model, batch):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_training_without_padding_equals_training_with_it(attention):
-    """In training mode the layers work on real tokens only; in evaluation mode on all slots."""
+@pytest.mark.parametrize("padding", ["in front", "behind", "behind, with steps"])
+def test_training_without_padding_equals_training_with_it(attention, padding):
+    """In training mode the layers work on real tokens only, attention on one sample after the other if there is much
+    padding and all of it behind; in evaluation mode on all slots."""
     model, batch = make_model(attn_implementation=attention), pad(make_batch())
-    batch["input_valid_mask"][0, :4] = False
+    batch["input_valid_mask"][0, slice(4) if padding == "in front" else slice(2, None)] = False
     batch["target_valid_mask"][1, 1:] = False
+    batch["target_valid_mask"][2] = False
+    if padding == "behind, with steps":
+        batch["input_steps"] = torch.tensor([0, 0, 1, 1, 2, 3, 0, 0, 0, 0]).expand(3, -1)
     padded, unpadded = gradients_of(model.eval(), batch), gradients_of(model.train(), batch)
     for expected, found in zip([padded[0], *padded[1]], [unpadded[0], *unpadded[1]], strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
@@ -324,8 +329,8 @@ def test_linear_cross_entropy_equals_the_plain_one(dtype, monkeypatch):
     monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.LOGITS_AT_ONCE", 32)  # three targets at a time
     torch.manual_seed(0)
     states, weight = torch.randn(20, 6, dtype=dtype), torch.randn(15, 6, dtype=dtype)
-    modality_ids, token_weights = torch.randint(-1, 2, (20,)), torch.rand(20)
-    first_rows, sizes = [0, 3], [10, 12]  # overlapping, as where modalities share rows
+    modality_ids, token_weights = torch.randint(-1, 3, (20,)), torch.rand(20)
+    first_rows, sizes = [0, 3, 0], [10, 12, 10]  # overlapping and the same, as where modalities share rows
     target_ids = torch.randint(10, (20,))
 
     def plain(states, weight):
@@ -411,6 +416,23 @@ def test_tied_weights_are_saved_once_and_trained_together(tmp_path, share):
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     assert loaded.head.weight is loaded.embeddings.tokens.weight
     torch.testing.assert_close(loaded(**batch).loss, loss)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_gradient_of_tied_weights_is_that_of_both_uses_together(training):
+    tied, untied = (make_model(tie_word_embeddings=tie).train(training) for tie in (True, False))
+    untied.load_state_dict(tied.state_dict())
+    assert untied.head.weight is not untied.embeddings.tokens.weight
+    for seed in (0, 1):  # the second one is added to the first
+        for model in (tied, untied):
+            model(**make_batch(inputs=40, seed=seed)).loss.backward()
+        both = untied.head.weight.grad + untied.embeddings.tokens.weight.grad
+        torch.testing.assert_close(tied.head.weight.grad, both)
+    encoder_only = make_batch()
+    del encoder_only["target_ids"]
+    tied.zero_grad()
+    tied(**encoder_only).encoder_last_hidden_state.sum().backward()
+    assert tied.head.weight.grad.layout == torch.strided, "optimizers can use it without a loss, too"
 
 
 @torch.no_grad()
