@@ -9,7 +9,6 @@ What is not needed for the pictures that are asked for is not decoded, where the
 """
 
 import gc
-import multiprocessing
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -287,10 +286,6 @@ class VideoReader(Reader):
             _PlanFailedError: there are signs that all frames decoded forwards could be others.
         """
         context = self.stream.codec_context
-        if multiprocessing.parent_process() is None:  # else there is a process per core already
-            # Threads by frames, where the codec has them, cost a twentieth more processor time and decode on cores
-            # that would be idle. Those by slices, the default, have little to do: most files have one a picture.
-            context.thread_type = "AUTO"
         missing = deque(plan.times)
         latest = None
         restarted = False
