@@ -44,14 +44,6 @@ def pair_mask(config: Nano4MConfig, visible: torch.BoolTensor, dtype: torch.dtyp
     return visible[:, None]
 
 
-def sample_masks(mask: torch.Tensor | None, lengths: list[int], key_lengths: list[int]) -> list[torch.Tensor | None]:
-    """What each sample's queries see of its own keys, without padding, of a mask `(batch, 1, queries, keys)`."""
-    if mask is None:
-        return [None] * len(lengths)
-    sizes = zip(mask.split(1), lengths, key_lengths, strict=True)
-    return [own[:, :, :queries, :keys] for own, queries, keys in sizes]
-
-
 class SequenceLayout:
     """Moves states between `(batch, length, dim)`, as attention needs them, and `(1, real tokens, dim)`.
 
@@ -147,11 +139,13 @@ class Nano4MAttention(nn.Module):
         attend = partial(attention, self, dropout=dropout, scaling=self.scaling, is_causal=False)
         if layout.lengths is not None and context_layout.lengths is not None and implementation in ("sdpa", "eager"):
             lengths, key_lengths = layout.lengths, context_layout.lengths
+            # Where there is padding there is a mask, `(batch, 1, queries, keys)`.
+            masks = zip(attention_mask.split(1), lengths, key_lengths, strict=True)
             samples = zip(
                 self._heads(query).split(lengths, dim=2),
                 self._heads(key).split(key_lengths, dim=2),
                 self._heads(value).split(key_lengths, dim=2),
-                sample_masks(attention_mask, lengths, key_lengths),
+                (mask[:, :, :queries, :keys] for mask, queries, keys in masks),
                 strict=True,
             )
             outputs, weights = zip(*(attend(*sample) for sample in samples if sample[0].shape[2]), strict=True)
