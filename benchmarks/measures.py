@@ -106,7 +106,7 @@ def modalities_of(sizes: Sizes) -> dict[str, dict]:
     }
 
 
-def our_model(sizes: Sizes, tie_word_embeddings: bool = True, attn_implementation: str = "sdpa") -> Nano4MModel:
+def our_model(sizes: Sizes, tie_word_embeddings: bool = True) -> Nano4MModel:
     """nano4M with one table of ids and one head for all modalities, as the baseline has."""
     config = Nano4MConfig(
         modalities=modalities_of(sizes),
@@ -117,7 +117,6 @@ def our_model(sizes: Sizes, tie_word_embeddings: bool = True, attn_implementatio
         num_attention_heads=sizes.num_heads,
         num_encoder_layers=sizes.num_layers,
         num_decoder_layers=sizes.num_layers,
-        attn_implementation=attn_implementation,
     )
     return Nano4MModel(config).to(sizes.device)
 
@@ -202,9 +201,7 @@ def train(side: str, sizes: Sizes, dtype: torch.dtype = torch.float32, tie_word_
     batches = list(masked_batches(sizes, sizes.warmup_steps + sizes.timed_steps))
     before = _memory_now(sizes.device)
     if side == "ours":
-        # As the demo trains: the backward pass of sdpa in bfloat16 is slow on CPUs.
-        eager = dtype == torch.bfloat16 and sizes.device == "cpu"
-        model = our_model(sizes, tie_word_embeddings, "eager" if eager else "sdpa")
+        model = our_model(sizes, tie_word_embeddings)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)  # what transformers' Trainer makes
         prepare = as_ours
     else:

@@ -7,11 +7,29 @@ from torch import nn
 from .configuration_nano4m import Nano4MConfig
 
 
-class Nano4MTokenEmbedding(nn.Embedding):
-    """An embedding that is told in each call whether its gradient is to be sparse, of the rows that were read only."""
+class _ReadTied(torch.autograd.Function):
+    """Rows of a table, and the table for further use; the gradient of both is one, added up in place."""
 
-    def forward(self, token_ids: torch.Tensor, sparse_gradient: bool = False) -> torch.Tensor:
-        return F.embedding(token_ids, self.weight, sparse=sparse_gradient)
+    @staticmethod
+    def forward(ctx, table: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(ids)
+        return F.embedding(ids, table), table.view_as(table)
+
+    @staticmethod
+    def backward(ctx, row_gradient: torch.Tensor, table_gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        return table_gradient.index_add_(0, ids.flatten(), row_gradient.flatten(0, -2)), None
+
+
+class Nano4MTokenEmbedding(nn.Embedding):
+    """An embedding that also hands out its table, to be the weight of the head that is tied to it.
+
+    The gradient of tied weights has all rows, for the head's has. To write another one of all rows for the few tokens
+    read, and to add the two up in a third, takes a CPU long.
+    """
+
+    def forward(self, token_ids: torch.Tensor, with_table: bool = False):
+        return _ReadTied.apply(self.weight, token_ids) if with_table else super().forward(token_ids)
 
 
 class Nano4MEmbeddings(nn.Module):
@@ -40,14 +58,23 @@ class Nano4MEmbeddings(nn.Module):
         modality_ids: torch.Tensor,
         position_ids: torch.Tensor,
         token_ids: torch.Tensor | None = None,
-        sparse_gradient: bool = False,
+        token_embeddings: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Ids of shape `(batch, length)` to `(batch, length, hidden_size)`; queries have no `token_ids`."""
+        """Ids of shape `(batch, length)` to `(batch, length, hidden_size)`; queries have no `token_ids`.
+
+        `token_embeddings` are those of the `token_ids` alone, where they were read before.
+        """
         embeddings = F.embedding(position_ids + self.position_offsets[modality_ids], self._position_table())
         embeddings = embeddings + self.modalities(modality_ids)
         if token_ids is not None:
-            embeddings = embeddings + self.tokens(token_ids + self.token_offsets[modality_ids], sparse_gradient)
+            if token_embeddings is None:
+                token_embeddings = self.tokens(self.rows_of(token_ids, modality_ids))
+            embeddings = embeddings + token_embeddings
         return embeddings
+
+    def rows_of(self, token_ids: torch.Tensor, modality_ids: torch.Tensor) -> torch.Tensor:
+        """The rows of the table where tokens stand."""
+        return token_ids + self.token_offsets[modality_ids]
 
     def _position_table(self) -> torch.Tensor:
         """Embeddings of every position of every modality, each the sum over its axes."""

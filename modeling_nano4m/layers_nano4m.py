@@ -74,6 +74,13 @@ class SequenceLayout:
         return padded.index_copy(0, self.places, states[0]).unflatten(0, self.shape)
 
 
+def sdpa_on_cpu(attention: Callable, module: nn.Module, query, key, value, mask, **kwargs) -> tuple[torch.Tensor, None]:
+    """sdpa in float32 for states in bfloat16, where its backward pass is several times slower on CPUs."""
+    with torch.autocast("cpu", enabled=False):
+        output, _ = attention(module, query.float(), key.float(), value.float(), mask, **kwargs)
+    return output.to(query.dtype), None
+
+
 class KeyValueCache:
     """Keys and values that attention layers have computed so far, `(batch, heads, length, head_dim)` each.
 
@@ -136,6 +143,8 @@ class Nano4MAttention(nn.Module):
             implementation = "sdpa"  # flash kernels know padding only
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
+        if implementation == "sdpa" and query.device.type == "cpu" and query.requires_grad:
+            attention = partial(sdpa_on_cpu, attention)
         attend = partial(attention, self, dropout=dropout, scaling=self.scaling, is_causal=False)
         if layout.lengths is not None and context_layout.lengths is not None and implementation in ("sdpa", "eager"):
             lengths, key_lengths = layout.lengths, context_layout.lengths

@@ -58,14 +58,18 @@ def _linear_cross_entropy(
     needs_gradients: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     losses = torch.zeros_like(token_weights)
-    # Half precision cannot hold the weight of one target among very many; gradients are in units of the largest.
-    unit = token_weights.amax().clamp_min(torch.finfo(token_weights.dtype).tiny) if len(losses) else losses.sum() + 1
+    # Half precision cannot hold the weight of one target among very many; its gradients are in units of the largest.
+    unit = torch.ones_like(losses.sum())
+    if weight.dtype == torch.float16 and len(losses):
+        unit = token_weights.amax().clamp_min(torch.finfo(token_weights.dtype).tiny)
     relative_weights = (token_weights / unit).to(weight.dtype)
     hidden_gradient, weight_gradient = _empty_gradients(hidden_states, weight, needs_gradients)
     hidden_gradient.zero_()
     begun = 0  # rows of the weights' gradient before this one have a value
     largest = max(vocab_sizes)
+    # Held for all parts, as fresh memory of this size would take a CPU as long as the logits themselves.
     buffer = hidden_states.new_empty(min(max(LOGITS_AT_ONCE, largest), len(hidden_states) * largest))
+    float_buffer = buffer if buffer.dtype == torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
     # Modalities with the same rows are taken together: each product reads the rows and adds to their gradient.
     ranges = list(zip(first_rows, vocab_sizes, strict=True))
     for first_row, vocab_size in dict.fromkeys(ranges):
@@ -74,16 +78,19 @@ def _linear_cross_entropy(
         mine = torch.isin(modality_ids, modality_ids.new_tensor(modalities)).nonzero()[:, 0]
         for some in mine.split(max(1, LOGITS_AT_ONCE // vocab_size)) if len(mine) else ():
             states, ids = hidden_states[some], target_ids[some, None]
-            logits = buffer[: len(some) * vocab_size].view(len(some), vocab_size)
-            torch.mm(states, weight[rows].T, out=logits)
+            part = slice(0, len(some) * vocab_size)
+            product, logits = (flat[part].view(len(some), vocab_size) for flat in (buffer, float_buffer))
+            torch.mm(states, weight[rows].T, out=product)
             # Float32 from the logits on, for bfloat16 loses the difference between likely and certain.
-            logits = logits.float()
+            if logits.dtype != product.dtype:
+                logits.copy_(product)
             log_probabilities = torch.log_softmax(logits, -1, out=logits)
             losses[some] = -log_probabilities.gather(1, ids)[:, 0]
             if needs_gradients:
                 gradient = log_probabilities.exp_()
                 gradient.scatter_add_(1, ids, gradient.new_full(ids.shape, -1.0))
-                gradient = gradient.to(weight.dtype)
+                if logits.dtype != product.dtype:
+                    gradient = product.copy_(gradient)
                 scale = relative_weights[some, None]
                 hidden_gradient[some] = (gradient @ weight[rows]) * scale
                 # The first product is written, the others are added: nothing is set to zero only to add to it.
@@ -117,11 +124,19 @@ def _keep_gradients(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
+@torch.library.custom_op("nano4m::scale_", mutates_args=("gradient",))
+def _scale_(gradient: torch.Tensor, scale: torch.Tensor) -> None:
+    # A CPU takes long over as many numbers as the vocabularies have, and mostly there is nothing to do.
+    if scale.device.type != "cpu" or scale != 1:
+        gradient.mul_(scale)
+
+
 def _scale_gradients(ctx, total_gradient, *_):
     unit, hidden_gradient, weight_gradient = ctx.saved_tensors
     scale = total_gradient * unit
     # In place, for it is as large as the vocabularies; autograd then refuses a second backward pass.
-    return hidden_gradient * scale, weight_gradient.mul_(scale), None, None, None, None, None, None
+    _scale_(weight_gradient, scale)
+    return hidden_gradient * scale, weight_gradient, None, None, None, None, None, None
 
 
 _linear_cross_entropy.register_autograd(_scale_gradients, setup_context=_keep_gradients)

@@ -85,13 +85,17 @@ class Nano4MHead(nn.Linear):
         target_ids: torch.LongTensor | None = None,
         modality_ids: torch.LongTensor | None = None,
         token_weights: torch.FloatTensor | None = None,
+        table: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Logits over the rows, float32; with `target_ids`, what `linear_cross_entropy` returns for them."""
+        """Logits over the rows, float32; with `target_ids`, what `linear_cross_entropy` returns for them.
+
+        `table` is the weight as the embeddings it is tied to have handed it out.
+        """
         if target_ids is None:
             return F.linear(hidden_states, self.weight[rows[0]]).float()
         return linear_cross_entropy(
             hidden_states,
-            self.weight,
+            self.weight if table is None else table,
             target_ids,
             modality_ids,
             token_weights,
@@ -298,16 +302,17 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             targets = target_modality_ids, target_position_ids, target_ids, target_valid_mask
             check_tokens(self.config, "input", *inputs)
             check_tokens(self.config, "target", *targets)
-        # The gradient of tied weights has all rows, for the head's has. To write and to add another one of all rows,
-        # for the few tokens read, would take a CPU long.
-        sparse_gradient = on_cpu and target_ids is not None and self.head.weight is self.embeddings.tokens.weight
+        token_embeddings = table = None
+        if on_cpu and target_ids is not None and self.head.weight is self.embeddings.tokens.weight:
+            rows = self.embeddings.rows_of(input_ids, input_modality_ids)
+            token_embeddings, table = self.embeddings.tokens(rows, with_table=True)
         encoder_hidden_states, encoder_valid_mask = self.encode(
             input_ids,
             input_modality_ids,
             input_position_ids,
             input_valid_mask,
             input_steps,
-            sparse_gradient=sparse_gradient,
+            token_embeddings=token_embeddings,
         )
         hidden_states = self.decode(
             target_modality_ids,
@@ -328,7 +333,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             }
         if target_ids is not None:
             output.loss, output.losses, output.num_targets = self._loss(
-                hidden_states, target_ids, target_modality_ids, num_items_in_batch
+                hidden_states, target_ids, target_modality_ids, num_items_in_batch, table
             )
         return output
 
@@ -340,17 +345,17 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         input_valid_mask: torch.BoolTensor | None = None,
         input_steps: torch.LongTensor | None = None,
         cache: KeyValueCache | None = None,
-        sparse_gradient: bool = False,
+        token_embeddings: torch.FloatTensor | None = None,
     ) -> tuple[torch.FloatTensor, torch.BoolTensor]:
         """Read visible tokens; see `forward`. Returns states `(batch, 1 + num_inputs, hidden_size)` and their mask.
 
-        An empty `cache` is filled, so that `encode_more` can go on from here. With `sparse_gradient` the embeddings'
-        weights get a sparse gradient from here.
+        An empty `cache` is filled, so that `encode_more` can go on from here. `token_embeddings` are those of the
+        `input_ids` alone, where they were read before.
         """
         if input_valid_mask is None:
             input_valid_mask = torch.ones_like(input_ids, dtype=torch.bool)
         valid_mask = F.pad(input_valid_mask.bool(), (1, 0), value=True)
-        embeddings = self.embeddings(input_modality_ids, input_position_ids, input_ids, sparse_gradient)
+        embeddings = self.embeddings(input_modality_ids, input_position_ids, input_ids, token_embeddings)
         hidden_states = torch.cat([self.start_state.expand(len(input_ids), -1, -1), embeddings], dim=1)
         if input_steps is None:
             attention_mask = create_bidirectional_mask(self.config, hidden_states, valid_mask)
@@ -484,8 +489,9 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         target_ids: torch.Tensor,
         target_modality_ids: torch.Tensor,
         num_items_in_batch: torch.Tensor | None,
+        table: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Loss, losses and numbers of targets; a modality id of -1 marks padding."""
+        """Loss, losses and numbers of targets; a modality id of -1 marks padding, `table` is for the head."""
         names = self.config.modality_names
         modality_ids = target_modality_ids.flatten()
         membership = modality_ids == torch.arange(len(names), device=modality_ids.device)[:, None]
@@ -499,6 +505,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             target_ids.flatten(),
             modality_ids,
             (membership * weights[:, None]).sum(0),
+            table,
         )
         losses = (membership * token_losses).sum(1) / num_targets.clamp_min(1)
         return loss, dict(zip(names, losses, strict=True)), dict(zip(names, num_targets, strict=True))

@@ -41,7 +41,7 @@ def make_model(
         Training(out / "tokenizers" / modality, train_tokenizer, words, dataset)
         for modality, words in tokenizers.items()
     ]
-    last = Training(out / "model", run_training, model, ["--dataset", str(out / "tokens"), *made_by, *attention()])
+    last = Training(out / "model", run_training, model, ["--dataset", str(out / "tokens"), *made_by])
     for training in (*trainings, last):
         training.check()
 
@@ -174,11 +174,6 @@ def precision() -> list[str]:
     if torch.cuda.is_available():
         return ["--bf16", "true"]
     return ["--use_cpu", "true", "--bf16", "true"] if torch.cpu._is_avx512_bf16_supported() else []
-
-
-def attention() -> list[str]:
-    """The backward pass of sdpa in bfloat16 is slow on CPUs: a step takes 0.97 s with it, 0.61 s without."""
-    return ["--attn_implementation", "eager"] if "--use_cpu" in precision() else []
 
 
 def title(text: str) -> None:
