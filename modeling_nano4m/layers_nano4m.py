@@ -1,6 +1,7 @@
 """The layers of nano4M: attention, feed-forward, and how padding is kept out of both."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -74,13 +75,6 @@ class SequenceLayout:
         return padded.index_copy(0, self.places, states[0]).unflatten(0, self.shape)
 
 
-def sdpa_on_cpu(attention: Callable, module: nn.Module, query, key, value, mask, **kwargs) -> tuple[torch.Tensor, None]:
-    """sdpa in float32 for states in bfloat16, where its backward pass is several times slower on CPUs."""
-    with torch.autocast("cpu", enabled=False):
-        output, _ = attention(module, query.float(), key.float(), value.float(), mask, **kwargs)
-    return output.to(query.dtype), None
-
-
 class KeyValueCache:
     """Keys and values that attention layers have computed so far, `(batch, heads, length, head_dim)` each.
 
@@ -143,8 +137,11 @@ class Nano4MAttention(nn.Module):
             implementation = "sdpa"  # flash kernels know padding only
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
-        if implementation == "sdpa" and query.device.type == "cpu" and query.requires_grad:
-            attention = partial(sdpa_on_cpu, attention)
+        dtype, no_autocast = query.dtype, nullcontext()
+        if implementation == "sdpa" and query.device.type == "cpu" and dtype.itemsize < 4 and query.requires_grad:
+            # Its backward pass in half precision is several times slower on CPUs.
+            no_autocast = torch.autocast("cpu", enabled=False)
+            query, key, value = query.float(), key.float(), value.float()
         attend = partial(attention, self, dropout=dropout, scaling=self.scaling, is_causal=False)
         if layout.lengths is not None and context_layout.lengths is not None and implementation in ("sdpa", "eager"):
             lengths, key_lengths = layout.lengths, context_layout.lengths
@@ -157,14 +154,16 @@ class Nano4MAttention(nn.Module):
                 (mask[:, :, :queries, :keys] for mask, queries, keys in masks),
                 strict=True,
             )
-            outputs, weights = zip(*(attend(*sample) for sample in samples if sample[0].shape[2]), strict=True)
-            return self.o_proj(torch.cat(outputs, dim=1).flatten(2)), weights
+            with no_autocast:
+                outputs, weights = zip(*(attend(*sample) for sample in samples if sample[0].shape[2]), strict=True)
+            return self.o_proj(torch.cat(outputs, dim=1).flatten(2).to(dtype)), weights
         query = self._heads(layout.restore_padding(query))
         key, value = (self._heads(context_layout.restore_padding(states)) for states in (key, value))
         if cache is not None:
             key, value = cache.update(key, value, self.layer_index)
-        output, weights = attend(query, key, value, attention_mask)
-        return self.o_proj(layout.drop_padding(output.flatten(2))), weights
+        with no_autocast:
+            output, weights = attend(query, key, value, attention_mask)
+        return self.o_proj(layout.drop_padding(output.flatten(2).to(dtype))), weights
 
     def _heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.config.num_attention_heads, self.head_dim)).transpose(1, 2)

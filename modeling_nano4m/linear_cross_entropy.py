@@ -10,6 +10,8 @@ import torch
 
 # Logits held at a time: 64 MB in float32.
 LOGITS_AT_ONCE = 2**24
+# Numbers of the weights' gradient that are held in the type of the products: they stay in the cache.
+PRODUCT_AT_ONCE = 2**21
 
 
 def linear_cross_entropy(
@@ -24,8 +26,8 @@ def linear_cross_entropy(
     """Weighted sum of the cross-entropies of targets from several vocabularies.
 
     Args:
-        hidden_states: `(targets, hidden_size)`.
-        weight: rows of all vocabularies, `(rows, hidden_size)`.
+        hidden_states: `(targets, hidden_size)`; products are computed in its type, or that of autocast.
+        weight: rows of all vocabularies, `(rows, hidden_size)`; its gradient is added up in its own type.
         target_ids: true ids, each within its modality's vocabulary, `(targets,)` int64.
         modality_ids: modality of each target, `(targets,)` int64; -1 leaves a target out.
         token_weights: what the cross-entropy of each target counts in the sum, `(targets,)` float32.
@@ -38,7 +40,7 @@ def linear_cross_entropy(
     device_type = hidden_states.device.type
     if torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
-        hidden_states, weight = hidden_states.to(dtype), weight.to(dtype)
+        hidden_states = hidden_states.to(dtype)
     needs_gradients = torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad)
     total, losses, *_ = _linear_cross_entropy(
         hidden_states, weight, target_ids, modality_ids, token_weights, first_rows, vocab_sizes, needs_gradients
@@ -60,9 +62,10 @@ def _linear_cross_entropy(
     losses = torch.zeros_like(token_weights)
     # Half precision cannot hold the weight of one target among very many; its gradients are in units of the largest.
     unit = torch.ones_like(losses.sum())
-    if weight.dtype == torch.float16 and len(losses):
+    if hidden_states.dtype == torch.float16 and len(losses):
         unit = token_weights.amax().clamp_min(torch.finfo(token_weights.dtype).tiny)
-    relative_weights = (token_weights / unit).to(weight.dtype)
+    relative_weights = (token_weights / unit).to(hidden_states.dtype)
+    table = weight.to(hidden_states.dtype)
     hidden_gradient, weight_gradient = _empty_gradients(hidden_states, weight, needs_gradients)
     hidden_gradient.zero_()
     begun = 0  # rows of the weights' gradient before this one have a value
@@ -80,7 +83,7 @@ def _linear_cross_entropy(
             states, ids = hidden_states[some], target_ids[some, None]
             part = slice(0, len(some) * vocab_size)
             product, logits = (flat[part].view(len(some), vocab_size) for flat in (buffer, float_buffer))
-            torch.mm(states, weight[rows].T, out=product)
+            torch.mm(states, table[rows].T, out=product)
             # Float32 from the logits on, for bfloat16 loses the difference between likely and certain.
             if logits.dtype != product.dtype:
                 logits.copy_(product)
@@ -92,14 +95,12 @@ def _linear_cross_entropy(
                 if logits.dtype != product.dtype:
                     gradient = product.copy_(gradient)
                 scale = relative_weights[some, None]
-                hidden_gradient[some] = (gradient @ weight[rows]) * scale
+                hidden_gradient[some] = (gradient @ table[rows]) * scale
                 # The first product is written, the others are added: nothing is set to zero only to add to it.
                 weight_gradient[begun : rows.start].zero_()
-                if rows.start >= begun:
-                    torch.mm(gradient.T, states * scale, out=weight_gradient[rows])
-                else:
+                if rows.start < begun:
                     weight_gradient[begun : rows.stop].zero_()
-                    weight_gradient[rows].addmm_(gradient.T, states * scale)
+                _put_product(weight_gradient[rows], gradient.T, states * scale, add=rows.start < begun)
                 begun = max(begun, rows.stop)
     weight_gradient[begun:].zero_()
     return (losses * token_weights).sum(), losses, unit, hidden_gradient, weight_gradient
@@ -117,6 +118,20 @@ def _empty_gradients(
     if not needs_gradients:
         return hidden_states.new_empty(0), weight.new_empty(0)
     return torch.empty_like(hidden_states), torch.empty_like(weight)
+
+
+def _put_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, add: bool) -> None:
+    """Write `left @ right` into `out`, which may be of another type, or add it."""
+    if out.dtype == left.dtype:
+        torch.addmm(out, left, right, beta=float(add), out=out)
+        return
+    size = max(1, PRODUCT_AT_ONCE // out.shape[1])
+    for some_out, some_left in zip(out.split(size), left.split(size), strict=True):
+        product = some_left @ right
+        if add:
+            some_out.add_(product)
+        else:
+            some_out.copy_(product)
 
 
 def _keep_gradients(ctx, inputs, output):

@@ -324,11 +324,15 @@ def test_training_without_padding_equals_training_with_it(attention, padding):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_linear_cross_entropy_equals_the_plain_one(dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"),
+    [(torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)],
+)
+def test_linear_cross_entropy_equals_the_plain_one(dtype, weight_dtype, monkeypatch):
     monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.LOGITS_AT_ONCE", 32)  # three targets at a time
+    monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.PRODUCT_AT_ONCE", 24)  # four rows at a time
     torch.manual_seed(0)
-    states, weight = torch.randn(20, 6, dtype=dtype), torch.randn(15, 6, dtype=dtype)
+    states, weight = torch.randn(20, 6, dtype=dtype), torch.randn(15, 6, dtype=weight_dtype)
     modality_ids, token_weights = torch.randint(-1, 3, (20,)), torch.rand(20)
     first_rows, sizes = [0, 3, 0], [10, 12, 10]  # overlapping and the same, as where modalities share rows
     target_ids = torch.randint(10, (20,))
@@ -337,7 +341,7 @@ def test_linear_cross_entropy_equals_the_plain_one(dtype, monkeypatch):
         losses = torch.zeros(20, dtype=torch.float64)
         for index, (first, size) in enumerate(zip(first_rows, sizes, strict=True)):
             mine = modality_ids == index
-            logits = (states[mine] @ weight[first : first + size].T).double()
+            logits = (states[mine] @ weight[first : first + size].T.to(dtype)).double()
             losses[mine] = F.cross_entropy(logits, target_ids[mine], reduction="none")
         return (losses * token_weights).sum(), losses
 
