@@ -21,17 +21,6 @@ class _ReadTied(torch.autograd.Function):
         return table_gradient.index_add_(0, ids.flatten(), row_gradient.flatten(0, -2)), None
 
 
-class Nano4MTokenEmbedding(nn.Embedding):
-    """An embedding that also hands out its table, to be the weight of the head that is tied to it.
-
-    The gradient of tied weights has all rows, for the head's has. To write another one of all rows for the few tokens
-    read, and to add the two up in a third, takes a CPU long.
-    """
-
-    def forward(self, token_ids: torch.Tensor, with_table: bool = False):
-        return _ReadTied.apply(self.weight, token_ids) if with_table else super().forward(token_ids)
-
-
 class Nano4MEmbeddings(nn.Module):
     """Embeds tokens (id, modality, position) and queries (modality, position).
 
@@ -42,7 +31,7 @@ class Nano4MEmbeddings(nn.Module):
     def __init__(self, config: Nano4MConfig):
         super().__init__()
         self.config = config
-        self.tokens = Nano4MTokenEmbedding(config.num_vocabulary_rows, config.hidden_size)
+        self.tokens = nn.Embedding(config.num_vocabulary_rows, config.hidden_size)
         self.modalities = nn.Embedding(len(config.modalities), config.hidden_size)
         self.positions = nn.ModuleDict(
             {
@@ -68,13 +57,17 @@ class Nano4MEmbeddings(nn.Module):
         embeddings = embeddings + self.modalities(modality_ids)
         if token_ids is not None:
             if token_embeddings is None:
-                token_embeddings = self.tokens(self.rows_of(token_ids, modality_ids))
+                token_embeddings = self.tokens(token_ids + self.token_offsets[modality_ids])
             embeddings = embeddings + token_embeddings
         return embeddings
 
-    def rows_of(self, token_ids: torch.Tensor, modality_ids: torch.Tensor) -> torch.Tensor:
-        """The rows of the table where tokens stand."""
-        return token_ids + self.token_offsets[modality_ids]
+    def read_tied(self, token_ids: torch.Tensor, modality_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of the ids alone, and the table, to be the weight of the head that is tied to it.
+
+        The gradient of tied weights has all rows, for the head's has. To write another one of all rows for the few
+        tokens read, and to add the two up in a third, takes a CPU long.
+        """
+        return _ReadTied.apply(self.tokens.weight, token_ids + self.token_offsets[modality_ids])
 
     def _position_table(self) -> torch.Tensor:
         """Embeddings of every position of every modality, each the sum over its axes."""

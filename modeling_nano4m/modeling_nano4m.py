@@ -303,9 +303,11 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             check_tokens(self.config, "input", *inputs)
             check_tokens(self.config, "target", *targets)
         token_embeddings = table = None
-        if on_cpu and target_ids is not None and self.head.weight is self.embeddings.tokens.weight:
-            rows = self.embeddings.rows_of(input_ids, input_modality_ids)
-            token_embeddings, table = self.embeddings.tokens(rows, with_table=True)
+        weight = self.head.weight
+        is_tied = weight is self.embeddings.tokens.weight and weight.requires_grad
+        # Processes may share a weight out, which is then whole only while the module it belongs to is called.
+        if on_cpu and target_ids is not None and is_tied and not torch.distributed.is_initialized():
+            token_embeddings, table = self.embeddings.read_tied(input_ids, input_modality_ids)
         encoder_hidden_states, encoder_valid_mask = self.encode(
             input_ids,
             input_modality_ids,
