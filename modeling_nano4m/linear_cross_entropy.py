@@ -61,7 +61,7 @@ def _linear_cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     losses = torch.zeros_like(token_weights)
     # Half precision cannot hold the weight of one target among very many; its gradients are in units of the largest.
-    unit = torch.ones_like(losses.sum())
+    unit = token_weights.new_ones(())
     if hidden_states.dtype == torch.float16 and len(losses):
         unit = token_weights.amax().clamp_min(torch.finfo(token_weights.dtype).tiny)
     relative_weights = (token_weights / unit).to(hidden_states.dtype)
