@@ -33,6 +33,14 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def as_multiplied(states: torch.Tensor) -> torch.Tensor:
+    """In the type that autocast multiplies in: cast once, for all the linear layers that read the same states."""
+    device_type = states.device.type
+    if not torch.is_autocast_enabled(device_type):
+        return states
+    return states.to(torch.get_autocast_dtype(device_type))
+
+
 def pair_mask(config: Nano4MConfig, visible: torch.BoolTensor, dtype: torch.dtype):
     """Which query sees which key, bool `(batch, queries, keys)`, as the attention implementation wants to have it."""
     if config._attn_implementation == "flex_attention":
@@ -129,6 +137,7 @@ class Nano4MAttention(nn.Module):
         context_layout: SequenceLayout | None = None,
         cache: KeyValueCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden_states = as_multiplied(hidden_states)
         if context is None:
             context, context_layout = hidden_states, layout
         query, key, value = self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)

@@ -2,16 +2,49 @@
 
 The logits of 1,000 targets over 64,000 ids take 256 MB in float32, their gradient as much again. Here the targets are
 taken a few hundred at a time, each over the vocabulary of its own modality only, and the gradients are computed on
-the spot, while the logits are still in the cache (as in Liger Kernel, Hsu et al. 2024, arXiv:2410.10989). To autograd
-and to `torch.compile` it is one operation, so the loop inside, whose lengths depend on the data, breaks no graph.
+the spot (as in Liger Kernel, Hsu et al. 2024, arXiv:2410.10989). A CPU takes the vocabulary in blocks, too, so that
+all that is done to a logit is done in its cache. To autograd and to `torch.compile` it is one operation, so the loops
+inside, whose lengths depend on the data, break no graph.
 """
+
+import math
+import threading
+import weakref
 
 import torch
 
-# Logits held at a time: 64 MB in float32.
-LOGITS_AT_ONCE = 2**24
-# Numbers of the weights' gradient that are held in the type of the products: they stay in the cache.
-PRODUCT_AT_ONCE = 2**21
+from .layers_nano4m import as_multiplied
+
+# Bytes of logits held at a time, where they have a place of their own.
+LOGITS_AT_ONCE = 2**26
+# Numbers of the weights taken at a time: few stay in a CPU's cache, many keep a GPU busy.
+BLOCK_SIZE, GPU_BLOCK_SIZE = 2**22, 2**25
+
+
+class _LentMemory(threading.local):
+    """Memory of one large tensor on the CPU, lent again once that tensor is gone.
+
+    The system hands out fresh memory of this size page by page, as it is first written to, which takes a CPU longer
+    than to compute what it writes. (On GPUs, torch keeps what it once got.)
+    """
+
+    def __init__(self):
+        self.memory = torch.empty(0, dtype=torch.uint8)
+        self.borrower = lambda: None
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """An uninitialised tensor; on other devices than the CPU an ordinary one."""
+        if device.type != "cpu":
+            return torch.empty(shape, dtype=dtype, device=device)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if self.borrower() is not None or self.memory.numel() < num_bytes:
+            self.memory = torch.empty(num_bytes, dtype=torch.uint8)
+        array = self.memory.numpy()
+        self.borrower = weakref.ref(array)  # lives as long as a tensor in this memory
+        return torch.from_numpy(array)[:num_bytes].view(dtype).view(shape)
+
+
+_TABLE, _LOGITS, _FLOATS, _WEIGHT_GRADIENT = (_LentMemory() for _ in range(4))
 
 
 def linear_cross_entropy(
@@ -37,10 +70,7 @@ def linear_cross_entropy(
         The weighted sum, float32, through which gradients flow; and the cross-entropy of each target in nats,
         `(targets,)` float32, through which they do not; 0 for those left out.
     """
-    device_type = hidden_states.device.type
-    if torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
-        hidden_states = hidden_states.to(dtype)
+    hidden_states = as_multiplied(hidden_states)
     needs_gradients = torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad)
     total, losses, *_ = _linear_cross_entropy(
         hidden_states, weight, target_ids, modality_ids, token_weights, first_rows, vocab_sizes, needs_gradients
@@ -65,73 +95,123 @@ def _linear_cross_entropy(
     if hidden_states.dtype == torch.float16 and len(losses):
         unit = token_weights.amax().clamp_min(torch.finfo(token_weights.dtype).tiny)
     relative_weights = (token_weights / unit).to(hidden_states.dtype)
-    table = weight.to(hidden_states.dtype)
-    hidden_gradient, weight_gradient = _empty_gradients(hidden_states, weight, needs_gradients)
-    hidden_gradient.zero_()
+    table = weight
+    if weight.dtype != hidden_states.dtype:
+        table = _TABLE.empty(weight.shape, hidden_states.dtype, weight.device).copy_(weight)
+    hidden_gradient, weight_gradient = hidden_states.new_empty(0), weight.new_empty(0)
+    if needs_gradients:
+        hidden_gradient = torch.zeros_like(hidden_states)
+        weight_gradient = _WEIGHT_GRADIENT.empty(weight.shape, weight.dtype, weight.device)
     begun = 0  # rows of the weights' gradient before this one have a value
-    largest = max(vocab_sizes)
-    # Held for all parts, as fresh memory of this size would take a CPU as long as the logits themselves.
-    buffer = hidden_states.new_empty(min(max(LOGITS_AT_ONCE, largest), len(hidden_states) * largest))
-    float_buffer = buffer if buffer.dtype == torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
-    # Modalities with the same rows are taken together: each product reads the rows and adds to their gradient.
-    ranges = list(zip(first_rows, vocab_sizes, strict=True))
-    for first_row, vocab_size in dict.fromkeys(ranges):
-        rows = slice(first_row, first_row + vocab_size)
-        modalities = [index for index, own in enumerate(ranges) if own == (first_row, vocab_size)]
+    vocab_sizes = token_weights.new_tensor(vocab_sizes, dtype=torch.int64)
+    for first_row in dict.fromkeys(first_rows):
+        # Modalities that share their first rows are taken together, the longest vocabularies first.
+        modalities = [index for index, own in enumerate(first_rows) if own == first_row]
         mine = torch.isin(modality_ids, modality_ids.new_tensor(modalities)).nonzero()[:, 0]
-        for some in mine.split(max(1, LOGITS_AT_ONCE // vocab_size)) if len(mine) else ():
-            states, ids = hidden_states[some], target_ids[some, None]
-            part = slice(0, len(some) * vocab_size)
-            product, logits = (flat[part].view(len(some), vocab_size) for flat in (buffer, float_buffer))
-            torch.mm(states, table[rows].T, out=product)
-            # Float32 from the logits on, for bfloat16 loses the difference between likely and certain.
-            if logits.dtype != product.dtype:
-                logits.copy_(product)
-            log_probabilities = torch.log_softmax(logits, -1, out=logits)
-            losses[some] = -log_probabilities.gather(1, ids)[:, 0]
+        mine = mine[vocab_sizes[modality_ids[mine]].argsort(descending=True, stable=True)]
+        while len(mine):
+            rows = slice(first_row, first_row + int(vocab_sizes[modality_ids[mine[0]]]))
+            # The first product is written, the others are added: nothing is set to zero only to add to it.
+            is_first = needs_gradients and begun <= rows.start
             if needs_gradients:
-                gradient = log_probabilities.exp_()
-                gradient.scatter_add_(1, ids, gradient.new_full(ids.shape, -1.0))
-                if logits.dtype != product.dtype:
-                    gradient = product.copy_(gradient)
-                scale = relative_weights[some, None]
-                hidden_gradient[some] = (gradient @ table[rows]) * scale
-                # The first product is written, the others are added: nothing is set to zero only to add to it.
-                weight_gradient[begun : rows.start].zero_()
-                if rows.start < begun:
-                    weight_gradient[begun : rows.stop].zero_()
-                _put_product(weight_gradient[rows], gradient.T, states * scale, add=rows.start < begun)
+                weight_gradient[begun : rows.start if is_first else rows.stop].zero_()
                 begun = max(begun, rows.stop)
+            # Until the gradient of the rows is written, their logits stand in its place.
+            room = weight_gradient[rows] if is_first else _logits_room(rows.stop - rows.start, hidden_states)
+            some, mine = mine.tensor_split([room.shape[1] * room.itemsize // hidden_states.itemsize])
+            part = _Part(hidden_states[some], target_ids[some], vocab_sizes[modality_ids[some]], table[rows], room)
+            losses[some] = part.losses
+            if needs_gradients:
+                scale = relative_weights[some, None]
+                hidden_gradient[some] = part.add_gradients(weight_gradient[rows], scale, is_first) * scale
     weight_gradient[begun:].zero_()
     return (losses * token_weights).sum(), losses, unit, hidden_gradient, weight_gradient
 
 
 @_linear_cross_entropy.register_fake
 def _(hidden_states, weight, target_ids, modality_ids, token_weights, first_rows, vocab_sizes, needs_gradients):
-    gradients = _empty_gradients(hidden_states, weight, needs_gradients)
+    gradients = hidden_states.new_empty(0), weight.new_empty(0)
+    if needs_gradients:
+        gradients = torch.empty_like(hidden_states), torch.empty_like(weight)
     return token_weights.new_empty(()), torch.empty_like(token_weights), token_weights.new_empty(()), *gradients
 
 
-def _empty_gradients(
-    hidden_states: torch.Tensor, weight: torch.Tensor, needs_gradients: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if not needs_gradients:
-        return hidden_states.new_empty(0), weight.new_empty(0)
-    return torch.empty_like(hidden_states), torch.empty_like(weight)
+def _logits_room(vocab_size: int, hidden_states: torch.Tensor) -> torch.Tensor:
+    num_targets = max(1, LOGITS_AT_ONCE // (vocab_size * hidden_states.itemsize))
+    return _LOGITS.empty((vocab_size, num_targets), hidden_states.dtype, hidden_states.device)
+
+
+class _Part:
+    """Some targets over the vocabularies that begin at one row, a block of whose rows is worked on at a time.
+
+    Whatever is computed from logits is float32, for bfloat16 loses the difference between likely and certain.
+
+    Args:
+        hidden_states: `(targets, hidden_size)`.
+        target_ids: `(targets,)` int64.
+        vocab_sizes: of each target, `(targets,)` int64, the largest first.
+        table: weights of the longest vocabulary, `(rows, hidden_size)`, in the type of the states.
+        room: contiguous memory with as many rows, where the logits stand until their gradient is asked for.
+    """
+
+    def __init__(self, hidden_states, target_ids, vocab_sizes, table, room):
+        self.hidden_states, self.target_ids, self.table = hidden_states, target_ids, table
+        size = max(1, (BLOCK_SIZE if table.device.type == "cpu" else GPU_BLOCK_SIZE) // table.shape[1])
+        # Vocabularies end where blocks end, so that each block concerns the first so many targets.
+        edges = sorted({*range(0, len(table), size), *vocab_sizes.tolist()})
+        blocks = [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        counts = (vocab_sizes > vocab_sizes.new_tensor(edges[:-1])[:, None]).sum(1).tolist()
+        places = [room[block].flatten().view(table.dtype) for block in blocks]
+        shapes = [(block.stop - block.start, count) for block, count in zip(blocks, counts, strict=True)]
+        logits = [place[: math.prod(shape)].view(shape) for place, shape in zip(places, shapes, strict=True)]
+        self.blocks = list(zip(blocks, counts, logits, strict=True))
+        num_targets = len(hidden_states)
+        self.floats = _FLOATS.empty((min(size, len(table)) * num_targets,), torch.float32, table.device)
+        self.losses = torch.zeros(num_targets, device=table.device)
+        self.normalizers = torch.full_like(self.losses, -torch.inf)
+        for block, count, logits in self.blocks:
+            torch.mm(table[block], hidden_states[:count].T, out=logits)
+            floats = self._as_float(logits)
+            is_here, index = self._find_true(block, count)
+            self.losses[:count] -= floats.gather(0, index)[0].where(is_here, 0)
+            largest = floats.amax(0)
+            normalizers = floats.sub_(largest).exp_().sum(0).log_().add_(largest)
+            self.normalizers[:count] = self.normalizers[:count].logaddexp(normalizers)
+        self.losses += self.normalizers
+
+    def add_gradients(self, table_gradient: torch.Tensor, scale: torch.Tensor, is_first: bool) -> torch.Tensor:
+        """Adds to the gradient of the table, or writes it if this is the first; returns that of the hidden states.
+
+        `scale`, `(targets, 1)`, is what each target counts in the former; the latter is without it.
+        """
+        scaled_states = self.hidden_states * scale
+        hidden_gradient = torch.zeros_like(self.hidden_states, dtype=torch.float32)
+        for block, count, logits in self.blocks:
+            gradient = self._as_float(logits).sub_(self.normalizers[:count]).exp_()
+            is_here, index = self._find_true(block, count)
+            gradient = gradient.scatter_add_(0, index, -is_here[None].float()).to(logits.dtype)
+            _put_product(hidden_gradient[:count], gradient.T, self.table[block], add=True)
+            _put_product(table_gradient[block], gradient, scaled_states[:count], add=not is_first)
+        return hidden_gradient.to(scale.dtype)
+
+    def _as_float(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.floats[: logits.numel()].view_as(logits).copy_(logits)
+
+    def _find_true(self, block: slice, count: int) -> tuple[torch.BoolTensor, torch.LongTensor]:
+        """Which of the first targets' true ids are in the block, `(count,)`, and where, `(1, count)`."""
+        ids = self.target_ids[:count]
+        is_here = (ids >= block.start) & (ids < block.stop)
+        return is_here, (ids - block.start).where(is_here, 0)[None]
 
 
 def _put_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, add: bool) -> None:
     """Write `left @ right` into `out`, which may be of another type, or add it."""
     if out.dtype == left.dtype:
         torch.addmm(out, left, right, beta=float(add), out=out)
-        return
-    size = max(1, PRODUCT_AT_ONCE // out.shape[1])
-    for some_out, some_left in zip(out.split(size), left.split(size), strict=True):
-        product = some_left @ right
-        if add:
-            some_out.add_(product)
-        else:
-            some_out.copy_(product)
+    elif add:
+        out.add_(left @ right)
+    else:
+        out.copy_(left @ right)
 
 
 def _keep_gradients(ctx, inputs, output):

@@ -35,6 +35,7 @@ from .layers_nano4m import (
     Nano4MDecoderLayer,
     Nano4MEncoderLayer,
     SequenceLayout,
+    as_multiplied,
     layer_norm,
     pair_mask,
 )
@@ -446,7 +447,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             drop_padding=self.training,
         )
         hidden_states = layout.drop_padding(hidden_states)
-        encoder_hidden_states = encoder_layout.drop_padding(encoder_hidden_states)
+        encoder_hidden_states = as_multiplied(encoder_layout.drop_padding(encoder_hidden_states))
         for layer in self.decoder_layers:
             hidden_states = layer(
                 hidden_states,

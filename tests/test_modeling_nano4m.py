@@ -329,13 +329,13 @@ def test_training_without_padding_equals_training_with_it(attention, padding):
     [(torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)],
 )
 def test_linear_cross_entropy_equals_the_plain_one(dtype, weight_dtype, monkeypatch):
-    monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.LOGITS_AT_ONCE", 32)  # three targets at a time
-    monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.PRODUCT_AT_ONCE", 24)  # four rows at a time
+    monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.LOGITS_AT_ONCE", 96)  # one to four targets at a time
+    monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.BLOCK_SIZE", 24)  # four rows at a time
     torch.manual_seed(0)
     states, weight = torch.randn(20, 6, dtype=dtype), torch.randn(15, 6, dtype=weight_dtype)
     modality_ids, token_weights = torch.randint(-1, 3, (20,)), torch.rand(20)
-    first_rows, sizes = [0, 3, 0], [10, 12, 10]  # overlapping and the same, as where modalities share rows
-    target_ids = torch.randint(10, (20,))
+    first_rows, sizes = [0, 3, 0], [10, 12, 7]  # overlapping, and beginning alike, as where modalities share rows
+    target_ids = torch.randint(7, (20,))
 
     def plain(states, weight):
         losses = torch.zeros(20, dtype=torch.float64)
@@ -357,6 +357,18 @@ def test_linear_cross_entropy_equals_the_plain_one(dtype, weight_dtype, monkeypa
     tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float64 else {"atol": 0.05, "rtol": 0.05}
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, **tolerance)
+
+
+def test_gradients_are_not_changed_by_what_is_computed_later():
+    model, batches = make_model(), [make_batch(seed=seed) for seed in range(3)]
+    expected = [gradients_of(model, batch)[1] for batch in batches]
+    kept = gradients_of(model, batches[0])[1]
+    losses = [model(**batch).loss for batch in batches[1:]]
+    model.zero_grad()
+    sum(losses).backward()
+    for before, found, *parts in zip(kept, [p.grad for p in model.parameters()], *expected, strict=True):
+        torch.testing.assert_close(before, parts[0], atol=0, rtol=0)
+        torch.testing.assert_close(found, parts[1] + parts[2], atol=1e-6, rtol=1e-4)
 
 
 def test_a_second_backward_pass_is_refused():
