@@ -7,7 +7,7 @@ import evaluate_tokenizer as script
 import numpy as np
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from test_tokenization import make_clips
 from test_tokenizers import audio_tokenizer, image_tokenizer, text_tokenizer
 
@@ -111,6 +111,32 @@ def test_a_judge_reads_clips_before_and_after(clips):
     results = evaluate_tokenizer(image_tokenizer(), clips, learnability_steps=0, judge=Sharp(clips["train"]))
     assert results["judged_right_on_real"] == 1
     assert results["judged_right"] == results["judged_relative"] == 0.5, "every place, and no name"
+
+
+class Shades:
+    """Knows of clips whether they are light or dark, and reads it in texts; of every fifth nobody knows."""
+
+    def truths(self, rows):
+        return [{"shade": shade} if number % 5 else None for number, shade in enumerate(rows["shade"])]
+
+    def read(self, modality, media, sampling_rate):
+        return [{"shade": text.split()[1] if " " in text else None} for text in media]
+
+
+def test_what_is_made_from_attributes_is_judged():
+    shades = np.random.default_rng(0).choice(["light", "dark"], size=96).tolist()
+    texts = [f"a {shade} disc" for shade in shades]
+    tokenizer = TextTokenizer.train_from_iterator(texts, TextTokenizerConfig(max_tokens=8))
+
+    def judged(shades: list[str]) -> dict:
+        rows = Dataset.from_dict({"text": texts, "shade": shades})
+        clips = DatasetDict({"train": rows.select(range(64)), "validation": rows.select(range(64, 96))})
+        return evaluate_tokenizer(tokenizer, clips, learnability_steps=40, judge=Shades())
+
+    results = judged(shades)
+    assert results["judged_generated"] > 0.9 and 0.5 <= results["judged_chance"] < 0.6
+    turned = judged([{"light": "dark", "dark": "light"}[shade] for shade in shades[:64]] + shades[64:])
+    assert turned["judged_right"] == 1 and turned["judged_generated"] < 0.1, "it makes what it has learned"
 
 
 def test_clips_whose_truth_nobody_knows_are_not_judged(clips):

@@ -2,7 +2,8 @@
 
 Reconstruction is half of what makes a tokenizer good: where clips that look or sound the same get different ids,
 decoding is fine and a model can learn nothing but frequencies. Model, masks and budget are the same for all
-tokenizers, so that the nats per token of two of them can be compared, best beside the entropy of the ids.
+tokenizers, so that the nats per token of two of them can be compared, best beside the entropy of the ids; and so can
+what a judge reads in the clips that such a model makes when it is told their attributes.
 """
 
 import contextlib
@@ -39,6 +40,7 @@ TRAINING = {
     "warmup_steps": 0.1,
 }
 MAX_TOKENS = 64  # asked for, and at most shown, per sample
+MADE_AT_ONCE = 64  # clips
 
 
 def nats_per_token(
@@ -60,15 +62,64 @@ def nats_per_token(
     Returns:
         Mean negative log-likelihood of the targets on validation, nats per token.
     """
-    modalities = model_modalities({"tokens": described})
     rows = {split: datasets.Dataset.from_dict({"tokens_ids": ids}) for split, ids in token_ids.items()}
+    options = {"unconditional_probability": 0.0}
+    trainer = _trained(model_modalities({"tokens": described}), rows, options, steps, token_vectors, use_cpu)
+    return next(entry["eval_loss"] for entry in reversed(trainer.state.log_history) if "eval_loss" in entry)
+
+
+def make_from_attributes(
+    described: dict,
+    token_ids: list[np.ndarray],
+    attributes: list[dict[str, str]],
+    wanted: list[dict[str, str]],
+    steps: int,
+    token_vectors: torch.Tensor | None = None,
+    use_cpu: bool = True,
+) -> torch.LongTensor:
+    """Train on clips whose attributes are known, and let the model make the tokens of clips from theirs.
+
+    Args:
+        described, steps, token_vectors: as for `nats_per_token`.
+        token_ids, attributes: of each clip to learn from; the ids without padding, the attributes by name, the same
+            names for all.
+        wanted: attributes of each clip to make.
+
+    Returns:
+        `(clips, num_tokens)` int64 ids, as the tokenizer decodes them.
+    """
+    values = sorted({value for truth in [*attributes, *wanted] for value in truth.items()})
+    numbers = {value: number for number, value in enumerate(values)}
+
+    def as_ids(truths: list[dict[str, str]]) -> list[list[int]]:
+        return [[numbers[value] for value in sorted(truth.items())] for truth in truths]
+
+    modalities = model_modalities({"tokens": described})
+    modalities["attributes"] = {"vocab_size": len(values), "token_axes": [["attribute", len(wanted[0])]]}
+    rows = {"train": datasets.Dataset.from_dict({"tokens_ids": token_ids, "attributes_ids": as_ids(attributes)})}
+    options = {"unconditional_probability": 0.1, "target_weights": {"attributes": 0.0}}
+    model = _trained(modalities, rows, options, steps, token_vectors, use_cpu).model.eval()
+    asked = torch.tensor(as_ids(wanted), device=model.device).split(MADE_AT_ONCE)
+    made = [
+        model.generate({"attributes": some}, "tokens", seed=number * MADE_AT_ONCE) for number, some in enumerate(asked)
+    ]
+    return torch.cat(made).cpu()
+
+
+def _trained(
+    modalities: dict,
+    rows: dict[str, datasets.Dataset],
+    options: dict,
+    steps: int,
+    token_vectors: torch.Tensor | None,
+    use_cpu: bool,
+) -> Nano4MTrainer:
+    """The trainer of the small nano4M after so many steps; `options` are those of the collator."""
     set_seed(0)
     model = Nano4MModel(Nano4MConfig(modalities=modalities, **SIZE))
     if token_vectors is not None:
         model.start_from_token_vectors("tokens", token_vectors.float().cpu())
-    collator = MaskingCollator(
-        model.config.modalities, MAX_TOKENS, MAX_TOKENS, condition_probability=1.0, unconditional_probability=0.0
-    )
+    collator = MaskingCollator(model.config.modalities, MAX_TOKENS, MAX_TOKENS, condition_probability=1.0, **options)
     # Without a progress bar the Trainer prints its logs, which would stand before every table.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         training = Nano4MTrainingArguments(
@@ -81,5 +132,4 @@ def nats_per_token(
             use_cpu=use_cpu,
             **TRAINING,
         )
-        trainer = fit(Nano4MTrainer, model, training, rows, collator)
-    return next(entry["eval_loss"] for entry in reversed(trainer.state.log_history) if "eval_loss" in entry)
+        return fit(Nano4MTrainer, model, training, rows, collator)

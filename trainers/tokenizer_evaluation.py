@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ from datasets import Dataset, DatasetDict
 
 from dataset_scripts.tokenization import MEDIA_COLUMNS, check_clips_fit, rows_with
 from tokenizers_4m import TokenizerContract
-from trainers.evaluation.judges import right_attributes, truths_of
-from trainers.learnability import nats_per_token
+from trainers.evaluation.judges import chance, right_attributes, truths_of
+from trainers.learnability import make_from_attributes, nats_per_token
 from trainers.metrics import load_metric
 from trainers.metrics.rfid.rfid import network_of
 
@@ -46,6 +46,8 @@ MEASURES = {
     "judged_right": ("judged right", "{:.1%}"),
     "judged_right_on_real": ("judged right, real clips", "{:.1%}"),
     "judged_relative": ("judged right, relative to real clips", "{:.1%}"),
+    "judged_generated": ("judged right, made by a small nano4M from the attributes", "{:.1%}"),
+    "judged_chance": ("judged right, by chance", "{:.1%}"),
     "codebook_use": ("codebook entries used", "{:.1%}"),
     "perplexity": ("codebook perplexity", "{:.1f}"),
     "stable_under_shift": ("ids kept under a shift", "{:.1%}"),
@@ -77,7 +79,8 @@ def evaluate_tokenizer(
         clips: prepared clips, as `datasets.load_from_disk` returns them.
         num_clips: at most so many, the first ones; all if None.
         learnability_steps: of the small nano4M (see `trainers.learnability`), which learns from the split "train" and
-            is measured on `split`; 0 leaves it out.
+            is measured on `split`; 0 leaves it out. With a judge, another one learns to make clips from their
+            attributes, and what it makes for those of `split` is judged.
         recogniser: reads words from sound: `transcribe(waveforms, sampling_rate) -> list of strings`.
         feature_network: of rFID, see `trainers.metrics.rfid`.
         judge: reads attributes of clips before and after, see `trainers.evaluation.judges`.
@@ -109,6 +112,7 @@ def evaluate_tokenizer(
     # Before anything is measured, so that nothing is lost if there is nothing to train on.
     training = clips_of(clips, "train", modality, LEARNABILITY_CLIPS) if learnability_steps else None
     truths = None if judge is None else truths_of(judge, rows)
+    training_truths = None if judge is None or training is None else truths_of(judge, training)
     token_ids, valid_mask, originals, reconstructions, seconds = _round_trip(tokenizer, rows, batch_size)
     config, per_clip = tokenizer.config, float(valid_mask.sum(1).float().mean())
     results = {
@@ -140,14 +144,19 @@ def evaluate_tokenizer(
         encoded = (tokenizer.encode_media(media) for media in batches_of(training, modality, batch_size))
         with torch.inference_mode():
             train = [row for ids, mask in encoded for row in _real_ids(ids, mask)]
-        nats = nats_per_token(
-            tokenizer.describe(),
-            {"train": train, "validation": _real_ids(token_ids, valid_mask)},
-            learnability_steps,
-            tokenizer.token_vectors(),
-            use_cpu=tokenizer.device.type == "cpu",
-        )
+        options = {
+            "steps": learnability_steps,
+            "token_vectors": tokenizer.token_vectors(),
+            "use_cpu": tokenizer.device.type == "cpu",
+        }
+        rows_of_ids = {"train": train, "validation": _real_ids(token_ids, valid_mask)}
+        nats = nats_per_token(tokenizer.describe(), rows_of_ids, **options)
         results |= {"nats_per_token": nats, "nats_per_clip": nats * per_clip}
+        if judge is not None:
+            known = [(ids, truth) for ids, truth in zip(train, training_truths, strict=True) if truth is not None]
+            wanted = [truth for truth in truths if truth is not None]
+            made = make_from_attributes(tokenizer.describe(), *zip(*known, strict=True), wanted, **options)
+            results |= _judged_generated(judge, tokenizer, wanted, made.split(batch_size))
     return results
 
 
@@ -325,6 +334,20 @@ def _judged(judge, tokenizer: TokenizerContract, truths: list, originals: list, 
     relative = decoded / real if real else math.nan
     figures = {"judged_right": decoded, "judged_right_on_real": real, "judged_relative": relative}
     return {"judged_clips": len(places), **figures}
+
+
+@torch.inference_mode()
+def _judged_generated(judge, tokenizer: TokenizerContract, truths: list, made: Iterable[torch.Tensor]) -> dict:
+    """Share of attributes that the judge reads in generated clips as they were asked for, and what guessing gives."""
+    decoded = (tokenizer.decode(ids.to(tokenizer.device)) for ids in made)
+    media = [
+        medium
+        for batch in decoded
+        for medium in tokenizer.postprocess(batch.cpu() if isinstance(batch, torch.Tensor) else batch)
+    ]
+    sampling_rate = getattr(tokenizer.config, "sampling_rate", None)
+    right = right_attributes(judge, tokenizer.modality, media, sampling_rate, truths)
+    return {"judged_generated": float(right.mean()), "judged_chance": chance(truths)}
 
 
 @torch.inference_mode()
