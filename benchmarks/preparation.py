@@ -25,7 +25,7 @@ CONFIG = VideoClipsConfig(num_frames=8, clip_seconds=10.0)
 
 def prepare(side: str, sizes) -> dict:
     """All clips of one video. Returns `clips_per_second`, their number, processor seconds and at most used MiB."""
-    name = f"nano4m-benchmark-{sizes.video_seconds:g}s-{sizes.video_height}-{sizes.video_key_frames}.mp4"
+    name = f"nano4m-video-{sizes.video_seconds:g}s-{sizes.video_height}-{sizes.video_key_frames}.mp4"
     path = Path(tempfile.gettempdir()) / name
     if not path.exists():
         unfinished = path.with_name(f"{os.getpid()}-{name}")
@@ -110,6 +110,7 @@ def _encode(path: Path, height: int, num_pictures: int) -> None:
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=FRAME_RATE, options={"g": str(num_pictures)})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.thread_type = "FRAME"  # PyAV's own choice would make x264 cut each picture into slices
         audio = container.add_stream("aac", rate=SOUND_RATE)
         audio.codec_context.layout = "stereo"
         for number in range(num_pictures):

@@ -50,19 +50,27 @@ class PacketIndex:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Packets that can be decoded without those before them: number of the first one, of the one behind the last, and
+    the presentation times of the pictures that must come out, ascending."""
+
+    first: int
+    stop: int
+    times: list[int]
+
+
+@dataclass(frozen=True)
 class DecodingPlan:
     """What to do with each packet.
 
     Attributes:
         uses: (packets,) uint8: SKIP, REFERENCE (only if others may refer to it) or DECODE.
-        restarts: (packets,) bool: the decoder has to be emptied before this packet, for others were passed over.
-        times: the presentation times of the pictures that must come out, ascending.
+        segments: what to decode, in the order of the file; what lies between them is passed over.
         skips_unreferenced: decoding as REFERENCE may leave out pictures, and can be told from the stream.
     """
 
     uses: np.ndarray
-    restarts: np.ndarray
-    times: list[int]
+    segments: list[Segment]
     skips_unreferenced: bool
 
     @classmethod
@@ -103,10 +111,12 @@ class DecodingPlan:
         np.add.at(depth, chosen + 1, -1)
         uses = np.where(depth[:-1].cumsum() > 0, REFERENCE, SKIP).astype(np.uint8)
         uses[chosen] = DECODE
-        restarts = np.zeros(len(times), dtype=bool)
-        restarts[1:] = (uses[1:] != SKIP) & (uses[:-1] == SKIP)
+        segments = []
+        for first in np.unique(starts):
+            own = chosen[starts == first]
+            segments.append(Segment(int(first), int(own.max()) + 1, np.sort(times[own]).tolist()))
         # Of the decoders, H.264's tells reliably which pictures others refer to.
-        return cls(uses, restarts, times[chosen[np.argsort(times[chosen])]].tolist(), index.codec == "h264")
+        return cls(uses, segments, index.codec == "h264")
 
 
 def is_entry(packet) -> bool:

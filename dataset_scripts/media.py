@@ -10,7 +10,6 @@ What is not needed for the pictures that are asked for is not decoded, where the
 
 import gc
 import struct
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import floor
@@ -19,10 +18,10 @@ from pathlib import Path
 import av
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Discard, Disposition
-from av.video.frame import PictureType
 from PIL import Image
 
-from dataset_scripts.decoding_plan import DECODE, SKIP, TIE, DecodingPlan, PacketIndex, is_entry
+from dataset_scripts.decoding_plan import TIE, DecodingPlan, PacketIndex
+from dataset_scripts.planned_decoding import PlanFailedError, planned_frames
 
 MAX_PIXELS = 100_000_000  # a larger picture is a broken header or an attack on memory, not a video
 TINY = 1e-3  # seconds; frame times are often rounded to milliseconds
@@ -171,10 +170,6 @@ class Reader:
         self.container.close()
 
 
-class _PlanFailedError(Exception):
-    """The decoder gives other pictures than the packets promise."""
-
-
 class VideoReader(Reader):
     """The pictures of a file, asked for in the order of time.
 
@@ -215,16 +210,14 @@ class VideoReader(Reader):
         self._picture = (None, None)
         self._turns = None
 
+    def close(self) -> None:
+        """Closes the file, and ends what is decoded ahead."""
+        self._frames.close()
+        super().close()
+
     def _open(self) -> None:
-        self.container = open_container(self.path)
-        try:
-            self.stream, audio = _streams(self.container)
-        except MediaError:
-            self.container.close()
-            raise
-        # Concealing damage is left out by some ways of threading only: the pictures must not depend on that.
-        self.stream.codec_context.options = {"enable_er": "0"}
-        self._origin = _origin(self.stream, audio)
+        self.container, self.stream = _open_video(self.path)
+        self._origin = _origin(*_first_streams(self.container))
         self._frame_seconds = _frame_seconds(self.stream, 0.0, 0.0, 1)
         self._pixel_ratio = float(self.stream.sample_aspect_ratio or 1)
 
@@ -272,64 +265,26 @@ class VideoReader(Reader):
     def _decoded_frames(self) -> Iterator[av.VideoFrame]:
         if self._plan is not None:
             try:
-                yield from self._planned_frames(self._plan)
+                packets = _packets(self.container, self.stream)
+                yield from planned_frames(packets, self._plan, self.stream, lambda: _open_video(self.path))
                 return
-            except _PlanFailedError:
+            except PlanFailedError:
                 self.container.close()
                 self._open()  # begins anew; `_decode` passes over what it had
         yield from decode_frames(self.container, self.stream)
 
-    def _planned_frames(self, plan: DecodingPlan) -> Iterator[av.VideoFrame]:
-        """The frames at `plan.times`, and no others.
 
-        Raises:
-            _PlanFailedError: there are signs that all frames decoded forwards could be others.
-        """
-        context = self.stream.codec_context
-        missing = deque(plan.times)
-        latest = None
-        restarted = False
-
-        def check(frames: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-            nonlocal latest, restarted
-            for frame in frames:
-                if frame.pts is None or frame.time_base != self.stream.time_base:
-                    raise _PlanFailedError
-                if restarted and not (frame.key_frame and frame.pict_type == PictureType.I):
-                    raise _PlanFailedError
-                if latest is not None and frame.pts <= latest or missing and frame.pts > missing[0]:
-                    raise _PlanFailedError
-                if frame.interlaced_frame and plan.skips_unreferenced:
-                    raise _PlanFailedError  # of its two fields one may be a reference and the other not
-                latest, restarted = frame.pts, False
-                if missing and frame.pts == missing[0]:
-                    missing.popleft()
-                    yield frame
-
-        flush = av.Packet()  # an empty one brings out what the decoder still holds
-        flush.stream, flush.time_base = self.stream, self.stream.time_base
-        packets = zip(_packets(self.container, self.stream), plan.uses, plan.restarts, strict=False)
-        try:
-            for packet, use, restart in packets:
-                if not missing:
-                    return
-                if use == SKIP:
-                    continue
-                if restart:
-                    if not is_entry(packet):
-                        raise _PlanFailedError
-                    yield from check(flush.decode())
-                    context.flush_buffers()
-                    restarted = True
-                unreferenced = plan.skips_unreferenced and use != DECODE
-                context.skip_frame = "NONREF" if unreferenced else "DEFAULT"
-                yield from check(packet.decode())
-            if missing:
-                yield from check(flush.decode())
-        except (av.FFmpegError, ValueError) as error:
-            raise _PlanFailedError from error
-        if missing:
-            raise _PlanFailedError
+def _open_video(path: str | Path) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """An open file and its video stream, ready to be decoded."""
+    container = open_container(path)
+    try:
+        stream, _ = _streams(container)
+    except MediaError:
+        container.close()
+        raise
+    # Concealing damage is left out by some ways of threading only: the pictures must not depend on that.
+    stream.codec_context.options = {"enable_er": "0"}
+    return container, stream
 
 
 def in_language(streams: list, language: str | None):

@@ -1,5 +1,6 @@
 """Preparing much: decoding only what is wanted gives the same pictures, and no work is done twice."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import multiprocess
 import numpy as np
 import pytest
 from datasets import Image, List, load_dataset
@@ -15,7 +17,7 @@ from loopback_hub import loopback_hub
 from test_hub import run_script
 from test_video_clips import DATA, SMALL, needs_data, own_cache, prepare, write_video  # noqa: F401
 
-from dataset_scripts import VideoClips, shards
+from dataset_scripts import VideoClips, planned_decoding, shards
 from dataset_scripts.decoding_plan import DECODE, SKIP, DecodingPlan
 from dataset_scripts.media import MediaError, VideoReader, cut_windows, probe, slice_midpoints
 from dataset_scripts.prepare import clip_files, load_clips, prepare_clips
@@ -38,9 +40,15 @@ def plan_of(info, times) -> DecodingPlan | None:
     return DecodingPlan.make(info.packets, times, 1 / 1000, 0.0)
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request, monkeypatch):
+    monkeypatch.setattr("dataset_scripts.planned_decoding.spare_threads", lambda: request.param)
+    return request.param
+
+
 @needs_data
 @pytest.mark.parametrize("folder", ["clips", "odd", "grid/validation"])
-def test_pictures_are_those_of_reading_everything(folder):
+def test_pictures_are_those_of_reading_everything(folder, threads):
     planned = 0
     for path in sorted((DATA / folder).iterdir())[:: 25 if folder == "grid/validation" else 1]:
         try:
@@ -54,19 +62,20 @@ def test_pictures_are_those_of_reading_everything(folder):
     assert planned >= 2
 
 
-def test_little_is_decoded_for_a_few_pictures(tmp_path):
+def test_little_is_decoded_for_a_few_pictures(tmp_path, threads):
     path = write_video(tmp_path / "long.mkv", seconds=4, key_frames=10)
     info, times = probe(path), [0.2, 2.6]
     plan = plan_of(info, times)
     # The wanted ones and the ones after them are decoded, what leads there from the key frame serves as reference.
-    assert (plan.uses == DECODE).sum() == 4 and plan.times == [200, 250, 2600, 2650]
-    assert (plan.uses == SKIP).sum() >= 80 - 2 * 10 and plan.restarts.sum() == 1
+    assert (plan.uses == DECODE).sum() == 4
+    assert [segment.times for segment in plan.segments] == [[200, 250], [2600, 2650]]
+    assert (plan.uses == SKIP).sum() >= 80 - 2 * 10
     assert pictures(path, times, info.packets) == pictures(path, times)
     assert plan_of(replace(info, packets=replace(info.packets, complete=False)), times) is None
     assert plan_of(replace(info, packets=replace(info.packets, times=[0] * 80)), times) is None
 
 
-def test_a_file_that_lies_about_key_frames_is_read_from_its_beginning(tmp_path):
+def test_a_file_that_lies_about_key_frames_is_read_from_its_beginning(tmp_path, threads):
     path = write_video(tmp_path / "long.mkv", seconds=2, options={"bf": "0"})
     info, times = probe(path), [1.1, 1.6]
     lie = replace(info.packets, key_frames=[True] * len(info.packets.times))
@@ -74,6 +83,27 @@ def test_a_file_that_lies_about_key_frames_is_read_from_its_beginning(tmp_path):
     assert pictures(path, times, lie) == pictures(path, times)
     early = replace(info.packets, times=[time + 7 for time in info.packets.times])
     assert pictures(path, times, early) == pictures(path, times)
+
+
+def test_segments_are_decoded_ahead_as_far_as_memory_allows(tmp_path, threads, monkeypatch):
+    path = write_video(tmp_path / "long.mkv", seconds=6, key_frames=10)
+    info, times = probe(path), [0.3 + 0.5 * number for number in range(12)]
+    assert len(plan_of(info, times).segments) >= 12
+    with VideoReader(path, 32, info.packets, times) as reader:
+        reader.frame_at(times[0])  # and no further: what is being decoded ahead is given up
+    for bytes_ahead in (planned_decoding.MAX_BYTES_AHEAD, 0):
+        monkeypatch.setattr(planned_decoding, "MAX_BYTES_AHEAD", bytes_ahead)
+        assert pictures(path, times, info.packets) == pictures(path, times)
+
+
+@pytest.mark.parametrize("start", [multiprocess.Process, multiprocessing.Process])
+def test_one_of_several_processes_decodes_alone(start):
+    here, there = multiprocess.Pipe()
+    process = start(target=lambda: there.send(planned_decoding.spare_threads()))
+    process.start()
+    assert here.poll(30) and here.recv() == 1
+    process.join()
+    assert planned_decoding.spare_threads() >= 1
 
 
 # ----------------------------------------------------------------------------------------------------------
