@@ -66,11 +66,14 @@ class DecodingPlan:
     Attributes:
         uses: (packets,) uint8: SKIP, REFERENCE (only if others may refer to it) or DECODE.
         segments: what to decode, in the order of the file; what lies between them is passed over.
+        followers: presentation times of the pictures that follow on those that come out, and need not come out
+            themselves, ascending: they tell until when the others are shown.
         skips_unreferenced: decoding as REFERENCE may leave out pictures, and can be told from the stream.
     """
 
     uses: np.ndarray
     segments: list[Segment]
+    followers: list[int]
     skips_unreferenced: bool
 
     @classmethod
@@ -78,8 +81,6 @@ class DecodingPlan:
         cls, index: PacketIndex, wanted: Sequence[float], seconds_per_unit: float, origin: float
     ) -> "DecodingPlan | None":
         """The plan for the pictures on display at some times, or None if all of the file has to be decoded for them.
-
-        The picture after each of them is among those that come out as well: it shows until when the other one lasts.
 
         Args:
             index: of all packets.
@@ -95,8 +96,10 @@ class DecodingPlan:
         if (np.diff(times[order]) <= 0).any():
             return None  # two pictures at one time
         places = np.searchsorted(times[order] * seconds_per_unit - origin, np.asarray(wanted) + TIE, side="right") - 1
-        places = np.unique(np.concatenate([places, places + 1]).clip(0, len(order) - 1))
+        places = np.unique(places.clip(0))
         chosen = order[places]
+        following = np.setdiff1d(places + 1, places)
+        followers = times[order[following[following < len(order)]]]
 
         # Decoding can begin at a key frame if all that comes before it in the file is also shown before it, and all
         # that comes after it, after it; pictures on its other side may depend on both sides.
@@ -116,7 +119,7 @@ class DecodingPlan:
             own = chosen[starts == first]
             segments.append(Segment(int(first), int(own.max()) + 1, np.sort(times[own]).tolist()))
         # Of the decoders, H.264's tells reliably which pictures others refer to.
-        return cls(uses, segments, index.codec == "h264")
+        return cls(uses, segments, followers.tolist(), index.codec == "h264")
 
 
 def is_entry(packet) -> bool:

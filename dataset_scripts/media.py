@@ -12,7 +12,9 @@ import gc
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from math import floor
+from operator import itemgetter
 from pathlib import Path
 
 import av
@@ -250,28 +252,36 @@ class VideoReader(Reader):
             self._picture = (shown_at, picture)
         return self._picture[1]
 
-    def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _decode(self) -> Iterator[tuple[float, av.VideoFrame | None]]:
+        """Frames and when they begin; None for those of which nothing else will be asked."""
         latest = None
-        for frame in self._decoded_frames():
-            time = self.end if frame.time is None else frame.time - self._origin
+        for time, frame in self._decoded_frames():
             if latest is not None and time <= latest:
                 continue  # a damaged timestamp: never go back in time
-            check_size(frame.width, frame.height)
             latest = time
-            seconds = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
-            self.end = time + (seconds or self._frame_seconds)
+            if frame is not None:
+                check_size(frame.width, frame.height)
+                seconds = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
+                self.end = time + (seconds or self._frame_seconds)
             yield time, frame
 
-    def _decoded_frames(self) -> Iterator[av.VideoFrame]:
+    def _decoded_frames(self) -> Iterator[tuple[float, av.VideoFrame | None]]:
         if self._plan is not None:
             try:
-                packets = _packets(self.container, self.stream)
-                yield from planned_frames(packets, self._plan, self.stream, lambda: _open_video(self.path))
+                yield from self._planned_frames(self._plan)
                 return
             except PlanFailedError:
                 self.container.close()
                 self._open()  # begins anew; `_decode` passes over what it had
-        yield from decode_frames(self.container, self.stream)
+        for frame in decode_frames(self.container, self.stream):
+            yield self.end if frame.time is None else frame.time - self._origin, frame
+
+    def _planned_frames(self, plan: DecodingPlan) -> Iterator[tuple[float, av.VideoFrame | None]]:
+        packets = _packets(self.container, self.stream)
+        frames = planned_frames(packets, plan, self.stream, lambda: _open_video(self.path))
+        followers = ((time, None) for time in plan.followers)
+        for time, frame in merge(((frame.pts, frame) for frame in frames), followers, key=itemgetter(0)):
+            yield float(time * self.stream.time_base) - self._origin, frame
 
 
 def _open_video(path: str | Path) -> tuple[av.container.InputContainer, av.VideoStream]:

@@ -39,7 +39,7 @@ def planned_frames(
     stream: av.VideoStream,
     open_again: Callable[[], tuple[av.container.InputContainer, av.VideoStream]],
 ) -> Iterator[av.VideoFrame]:
-    """The frames at `plan.times`, and no others.
+    """The frames at the times of the plan's segments, and no others.
 
     Args:
         packets: of the stream, from the beginning of the file.
