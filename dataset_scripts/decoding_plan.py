@@ -30,7 +30,8 @@ class PacketIndex:
         times: presentation times in units of the stream's time base.
         key_frames: which packets claim that decoding can begin there.
         shown: which packets hold a picture that is meant to be seen.
-        complete: nothing was missing or damaged, as far as the container tells.
+        complete: nothing was missing or damaged, as far as the container tells, and the decoder's settings never
+            change.
     """
 
     codec: str
@@ -43,7 +44,8 @@ class PacketIndex:
         """Notes the next packet, an `av.Packet`; the empty one at the end of a stream does not count."""
         if not packet.size and packet.dts is None:
             return
-        self.complete = self.complete and packet.pts is not None and not packet.is_corrupt
+        is_good = packet.pts is not None and not packet.is_corrupt and not packet.has_sidedata("new_extradata")
+        self.complete = self.complete and is_good
         self.times.append(packet.pts or 0)
         self.key_frames.append(packet.is_keyframe)
         self.shown.append(not packet.is_discard)
@@ -138,6 +140,6 @@ def is_entry(packet) -> bool:
             types.append(data[place + size] & 31)
             place += size + int.from_bytes(data[place : place + size], "big")
     else:
-        types = [match[1][0] & 31 for match in re.finditer(rb"\0\0\1(.)", data, re.DOTALL)]
+        types = [match[1][0] & 31 for match in re.finditer(rb"\x00\x00\x01(.)", data, re.DOTALL)]
     pictures = [kind for kind in types if 1 <= kind <= 5]
     return bool(pictures) and set(pictures) == {5}

@@ -238,7 +238,9 @@ class VideoReader(Reader):
                 raise MediaError("no frame of the video can be decoded")
             self._next = next(self._frames, None)
         while self._next is not None and self._next[0] <= time + TIE:
-            self._shown, self._next = self._next, next(self._frames, None)
+            if self._next[1] is not None:
+                self._shown = self._next
+            self._next = next(self._frames, None)
         self.finished = self._next is None
         shown_at, frame = self._shown
         if self._picture[0] != shown_at:

@@ -51,8 +51,8 @@ def planned_frames(
     """
     num_threads = spare_threads() if len(plan.segments) > 1 else 1
     context = stream.codec_context
-    # A picture of the usual kind has a byte and a half for each pixel.
-    most_ahead = MAX_BYTES_AHEAD // num_threads // max(1, context.width * context.height * 3 // 2)
+    # A picture of the usual kind has a byte and a half for each pixel; one segment more than threads is in memory.
+    most_ahead = MAX_BYTES_AHEAD // (num_threads + 1) // max(1, context.width * context.height * 3 // 2)
     packets, read = iter(packets), 0
     containers, decoders, decoding = [], SimpleQueue(), deque()
 
@@ -70,7 +70,10 @@ def planned_frames(
                 read = segment.stop
                 if num_threads > 1 and len(segment.times) <= most_ahead:
                     if len(containers) < num_threads:
-                        container, again = open_again()
+                        try:
+                            container, again = open_again()
+                        except ValueError as error:  # too many files are open, or it has gone
+                            raise PlanFailedError from error
                         containers.append(container)
                         again.codec_context.thread_count = 1
                         decoders.put(again.codec_context)
@@ -94,12 +97,15 @@ def _decoded(
 ) -> Iterator[av.VideoFrame]:
     """The wanted frames of one segment, whose packets these are."""
     missing, latest = deque(segment.times), None
+    size = decoder.width, decoder.height
 
     def check(frames: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         nonlocal latest
         for frame in frames:
             if frame.pts is None or frame.time_base != time_base:
                 raise PlanFailedError
+            if (frame.width, frame.height) != size:
+                raise PlanFailedError  # how many may be held depends on it
             if latest is None and segment.first and not (frame.key_frame and frame.pict_type == PictureType.I):
                 raise PlanFailedError
             if latest is not None and frame.pts <= latest or missing and frame.pts > missing[0]:

@@ -325,7 +325,7 @@ class Nano4MGenerationMixin:
         return logits
 
     def _queries_at_once(self, target: str, num_branches: int = 1) -> int:
-        return max(1, LOGITS_AT_ONCE // (num_branches * self.config.vocab_size_of(target)))
+        return max(1, LOGITS_AT_ONCE // (torch.float32.itemsize * num_branches * self.config.vocab_size_of(target)))
 
     def _end_of(self, target: str) -> int | None:
         """The id that ends a sequence; None for grids, which have no end."""

@@ -36,7 +36,7 @@ def eager_attention_forward(
 def as_multiplied(states: torch.Tensor) -> torch.Tensor:
     """In the type that autocast multiplies in: cast once, for all the linear layers that read the same states."""
     device_type = states.device.type
-    if not torch.is_autocast_enabled(device_type):
+    if not torch.is_autocast_enabled(device_type) or states.dtype == torch.float64:  # which autocast leaves alone, too
         return states
     return states.to(torch.get_autocast_dtype(device_type))
 

@@ -39,9 +39,9 @@ class _LentMemory(threading.local):
         num_bytes = math.prod(shape) * dtype.itemsize
         if self.borrower() is not None or self.memory.numel() < num_bytes:
             self.memory = torch.empty(num_bytes, dtype=torch.uint8)
-        array = self.memory.numpy()
+        array = self.memory.numpy()[:num_bytes]
         self.borrower = weakref.ref(array)  # lives as long as a tensor in this memory
-        return torch.from_numpy(array)[:num_bytes].view(dtype).view(shape)
+        return torch.from_numpy(array).view(dtype).view(shape)
 
 
 _TABLE, _LOGITS, _FLOATS, _WEIGHT_GRADIENT = (_LentMemory() for _ in range(4))
@@ -61,7 +61,7 @@ def linear_cross_entropy(
     Args:
         hidden_states: `(targets, hidden_size)`; products are computed in its type, or that of autocast.
         weight: rows of all vocabularies, `(rows, hidden_size)`; its gradient is added up in its own type.
-        target_ids: true ids, each within its modality's vocabulary, `(targets,)` int64.
+        target_ids: true ids, each within its modality's vocabulary (which is not checked), `(targets,)` int64.
         modality_ids: modality of each target, `(targets,)` int64; -1 leaves a target out.
         token_weights: what the cross-entropy of each target counts in the sum, `(targets,)` float32.
         first_rows, vocab_sizes: where the vocabulary of each modality begins in `weight`, and how long it is.
@@ -110,6 +110,7 @@ def _linear_cross_entropy(
         mine = torch.isin(modality_ids, modality_ids.new_tensor(modalities)).nonzero()[:, 0]
         mine = mine[vocab_sizes[modality_ids[mine]].argsort(descending=True, stable=True)]
         while len(mine):
+            part = room = None  # so that their memory can be lent again
             rows = slice(first_row, first_row + int(vocab_sizes[modality_ids[mine[0]]]))
             # The first product is written, the others are added: nothing is set to zero only to add to it.
             is_first = needs_gradients and begun <= rows.start
@@ -167,7 +168,7 @@ class _Part:
         self.blocks = list(zip(blocks, counts, logits, strict=True))
         num_targets = len(hidden_states)
         self.floats = _FLOATS.empty((min(size, len(table)) * num_targets,), torch.float32, table.device)
-        self.losses = torch.zeros(num_targets, device=table.device)
+        self.losses = torch.zeros(num_targets, dtype=torch.float32, device=table.device)
         self.normalizers = torch.full_like(self.losses, -torch.inf)
         for block, count, logits in self.blocks:
             torch.mm(table[block], hidden_states[:count].T, out=logits)

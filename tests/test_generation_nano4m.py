@@ -307,7 +307,7 @@ def test_logits_are_computed_a_few_queries_at_a_time(target, order, monkeypatch)
     monkeypatch.setattr(
         model, "logits_of", lambda name, states: asked.append(states[..., 0]) or logits_of(name, states)
     )
-    monkeypatch.setattr("modeling_nano4m.generation_nano4m.LOGITS_AT_ONCE", 130)
+    monkeypatch.setattr("modeling_nano4m.generation_nano4m.LOGITS_AT_ONCE", 4 * 130)
     found, found_scores = run()
     assert torch.equal(found, expected)
     torch.testing.assert_close(found_scores, scores)

@@ -359,6 +359,14 @@ def test_linear_cross_entropy_equals_the_plain_one(dtype, weight_dtype, monkeypa
         torch.testing.assert_close(found, expected, **tolerance)
 
 
+def test_a_small_gradient_after_a_large_one_is_saved_as_a_small_one():
+    for rows in (2000, 20):
+        weight = torch.randn(rows, 6, requires_grad=True)
+        ids, weights = torch.zeros(4).long(), torch.ones(4)
+        linear_cross_entropy(torch.randn(4, 6), weight, ids, ids, weights, [0], [rows])[0].backward()
+    assert weight.grad.untyped_storage().nbytes() == 20 * 6 * 4
+
+
 def test_gradients_are_not_changed_by_what_is_computed_later():
     model, batches = make_model(), [make_batch(seed=seed) for seed in range(3)]
     expected = [gradients_of(model, batch)[1] for batch in batches]

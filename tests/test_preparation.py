@@ -9,16 +9,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import multiprocess
 import numpy as np
 import pytest
+from av.packet import PacketSideData
 from datasets import Image, List, load_dataset
 from loopback_hub import loopback_hub
 from test_hub import run_script
 from test_video_clips import DATA, SMALL, needs_data, own_cache, prepare, write_video  # noqa: F401
 
 from dataset_scripts import VideoClips, planned_decoding, shards
-from dataset_scripts.decoding_plan import DECODE, SKIP, DecodingPlan
+from dataset_scripts.decoding_plan import DECODE, SKIP, DecodingPlan, PacketIndex, is_entry
 from dataset_scripts.media import MediaError, VideoReader, cut_windows, probe, slice_midpoints
 from dataset_scripts.prepare import clip_files, load_clips, prepare_clips
 
@@ -38,6 +40,9 @@ def pictures(path, times, packets=None) -> list:
 
 def plan_of(info, times) -> DecodingPlan | None:
     return DecodingPlan.make(info.packets, times, 1 / 1000, 0.0)
+
+
+NEW_EXTRADATA = 1  # FFmpeg's number of that kind of side data
 
 
 @pytest.fixture(params=[1, 3])
@@ -83,6 +88,29 @@ def test_a_file_that_lies_about_key_frames_is_read_from_its_beginning(tmp_path, 
     assert pictures(path, times, lie) == pictures(path, times)
     early = replace(info.packets, times=[time + 7 for time in info.packets.times])
     assert pictures(path, times, early) == pictures(path, times)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".avi", ".flv"])
+def test_entries_are_found_in_whatever_container(tmp_path, suffix, threads):
+    path = write_video(tmp_path / f"long{suffix}", seconds=3, key_frames=10)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert [is_entry(packet) for packet in packets] == [packet.is_keyframe for packet in packets]
+    assert sum(packet.is_keyframe for packet in packets) >= 6
+    times = [0.3 + 0.5 * number for number in range(5)]
+    assert pictures(path, times, probe(path).packets) == pictures(path, times)
+
+
+def test_a_file_that_changes_its_settings_is_read_from_its_beginning(tmp_path):
+    path = write_video(tmp_path / "long.mkv", seconds=2, key_frames=10)
+    with av.open(str(path)) as container:
+        index, packets = PacketIndex("h264"), list(container.demux(video=0))
+        packets[20].set_sidedata(PacketSideData(NEW_EXTRADATA, 8))
+        for packet in packets[:20]:
+            index.append(packet)
+        assert index.complete
+        index.append(packets[20])
+    assert not index.complete and DecodingPlan.make(index, [1.2], 1 / 1000, 0.0) is None
 
 
 def test_segments_are_decoded_ahead_as_far_as_memory_allows(tmp_path, threads, monkeypatch):

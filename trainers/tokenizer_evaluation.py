@@ -95,7 +95,7 @@ def evaluate_tokenizer(
     Raises:
         ValueError: there is no such split, no clip in it has the modality, or clips have another length, number of
             frames or sampling rate than the tokenizer takes: it would measure what it made of them. Or a number is too
-            small, or `feature_network` cannot be read.
+            small, `feature_network` cannot be read, or the judge knows no clip to learn from or to judge.
     """
     for name, value, least in (
         ("num_clips", num_clips, 1),
@@ -113,6 +113,10 @@ def evaluate_tokenizer(
     training = clips_of(clips, "train", modality, LEARNABILITY_CLIPS) if learnability_steps else None
     truths = None if judge is None else truths_of(judge, rows)
     training_truths = None if judge is None or training is None else truths_of(judge, training)
+    if training_truths is not None:
+        names = [sorted(next(filter(None, side))) for side in (training_truths, truths)]
+        if names[0] != names[1]:
+            raise ValueError(f"the judge knows {names[0]} of clips of 'train', but {names[1]} of those of {split!r}")
     token_ids, valid_mask, originals, reconstructions, seconds = _round_trip(tokenizer, rows, batch_size)
     config, per_clip = tokenizer.config, float(valid_mask.sum(1).float().mean())
     results = {
