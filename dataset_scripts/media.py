@@ -219,7 +219,7 @@ class VideoReader(Reader):
 
     def _open(self) -> None:
         self.container, self.stream = _open_video(self.path)
-        self._origin = _origin(*_first_streams(self.container))
+        self._origin = stream_origin(self.container)
         self._frame_seconds = _frame_seconds(self.stream, 0.0, 0.0, 1)
         self._pixel_ratio = float(self.stream.sample_aspect_ratio or 1)
 

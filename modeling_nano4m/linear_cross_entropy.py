@@ -103,15 +103,15 @@ def _linear_cross_entropy(
         hidden_gradient = torch.zeros_like(hidden_states)
         weight_gradient = _WEIGHT_GRADIENT.empty(weight.shape, weight.dtype, weight.device)
     begun = 0  # rows of the weights' gradient before this one have a value
-    vocab_sizes = token_weights.new_tensor(vocab_sizes, dtype=torch.int64)
+    sizes = modality_ids.new_tensor(vocab_sizes)[modality_ids]  # of each target's vocabulary
     for first_row in dict.fromkeys(first_rows):
         # Modalities that share their first rows are taken together, the longest vocabularies first.
         modalities = [index for index, own in enumerate(first_rows) if own == first_row]
         mine = torch.isin(modality_ids, modality_ids.new_tensor(modalities)).nonzero()[:, 0]
-        mine = mine[vocab_sizes[modality_ids[mine]].argsort(descending=True, stable=True)]
+        mine = mine[sizes[mine].argsort(descending=True, stable=True)]
         while len(mine):
             part = room = None  # so that their memory can be lent again
-            rows = slice(first_row, first_row + int(vocab_sizes[modality_ids[mine[0]]]))
+            rows = slice(first_row, first_row + int(sizes[mine[0]]))
             # The first product is written, the others are added: nothing is set to zero only to add to it.
             is_first = needs_gradients and begun <= rows.start
             if needs_gradients:
@@ -120,7 +120,7 @@ def _linear_cross_entropy(
             # Until the gradient of the rows is written, their logits stand in its place.
             room = weight_gradient[rows] if is_first else _logits_room(rows.stop - rows.start, hidden_states)
             some, mine = mine.tensor_split([room.shape[1] * room.itemsize // hidden_states.itemsize])
-            part = _Part(hidden_states[some], target_ids[some], vocab_sizes[modality_ids[some]], table[rows], room)
+            part = _Part(hidden_states[some], target_ids[some], sizes[some], table[rows], room)
             losses[some] = part.losses
             if needs_gradients:
                 scale = relative_weights[some, None]

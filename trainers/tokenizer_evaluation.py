@@ -270,8 +270,7 @@ def _round_trip(tokenizer: TokenizerContract, rows: Dataset, batch_size: int) ->
             token_ids = tokenizer.encode(batch).cpu()
         on_device = token_ids.to(tokenizer.device)
         with timed("decode"):
-            decoded = tokenizer.decode(on_device)
-            decoded = decoded.cpu() if isinstance(decoded, torch.Tensor) else decoded
+            decoded = _decoded(tokenizer, on_device)
         ids.append(token_ids)
         masks.append(tokenizer.valid_mask(token_ids))
         originals += tokenizer.postprocess(batch)
@@ -343,12 +342,8 @@ def _judged(judge, tokenizer: TokenizerContract, truths: list, originals: list, 
 @torch.inference_mode()
 def _judged_generated(judge, tokenizer: TokenizerContract, truths: list, made: Iterable[torch.Tensor]) -> dict:
     """Share of attributes that the judge reads in generated clips as they were asked for, and what guessing gives."""
-    decoded = (tokenizer.decode(ids.to(tokenizer.device)) for ids in made)
-    media = [
-        medium
-        for batch in decoded
-        for medium in tokenizer.postprocess(batch.cpu() if isinstance(batch, torch.Tensor) else batch)
-    ]
+    decoded = (_decoded(tokenizer, ids.to(tokenizer.device)) for ids in made)
+    media = [medium for batch in decoded for medium in tokenizer.postprocess(batch)]
     sampling_rate = getattr(tokenizer.config, "sampling_rate", None)
     right = right_attributes(judge, tokenizer.modality, media, sampling_rate, truths)
     return {"judged_generated": float(right.mean()), "judged_chance": chance(truths)}
@@ -370,6 +365,11 @@ def _stability(tokenizer: TokenizerContract, rows: Dataset, batch_size: int, tok
         for name, changed in (("stable_under_shift", shifted), ("stable_under_noise", noisy)):
             kept[name].append(tokenizer.encode(changed).cpu() == before)
     return {name: float(torch.cat(same).float().mean()) for name, same in kept.items()}
+
+
+def _decoded(tokenizer: TokenizerContract, token_ids: torch.Tensor):
+    decoded = tokenizer.decode(token_ids)
+    return decoded.cpu() if isinstance(decoded, torch.Tensor) else decoded
 
 
 def _preprocessed(tokenizer: TokenizerContract, media: list):
