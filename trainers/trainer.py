@@ -1,6 +1,8 @@
 """What the Trainers have in common: every part of the loss is logged, and an interrupted training goes on."""
 
+import atexit
 import copy
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,6 +131,10 @@ def fit(trainer_class: type[Trainer], model, training: TrainingArguments, data: 
         eval_dataset=validation,
         data_collator=data_collator,
     )
+    if training.world_size > 1:
+        # gloo's threads let go of the tensors of a finished operation a little later, and need Python for it: one
+        # that comes to it while Python ends aborts the process. Asleep, the main thread leaves them Python.
+        atexit.register(time.sleep, 0.1)
     trainer.train(resume_from_checkpoint=checkpoint)
     if validation is not None and len(validation):
         trainer.evaluate()
