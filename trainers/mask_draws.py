@@ -46,41 +46,38 @@ def alpha_mixture(
 
 
 def share_out(
-    available: np.ndarray, budget: np.ndarray, lengths: np.ndarray, alphas: np.ndarray, generator: np.random.Generator
+    available: np.ndarray, budget: np.ndarray, alphas: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
     """Divide each sample's budget over its modalities, never more than there is, never leaving any unspent.
 
-    Tokens are drawn without replacement with weights share / length, shares from a Dirichlet distribution, so what
-    one modality is too short for goes to the others. Of tokens that arrive at random times, each at the rate of its
-    weight, the first ones are such a draw (Efraimidis and Spirakis 2006). Of `n` tokens with the same rate the gaps
-    between arrivals are exponential with rates `n`, `n - 1`, ... times that one (Renyi 1953), so it is enough to draw
-    as many gaps as the budget has tokens.
+    In proportion to a draw from a Dirichlet distribution, as 4M does (arXiv:2312.06647). What a modality is too short
+    for goes to the others, in the same proportion. Of the fractions that are left, each becomes a whole token with
+    its own probability (systematic sampling, Madow 1949), so the mean over draws is exact.
 
     Args:
         available: tokens there are, `(batch, modalities)` int64.
         budget: tokens to draw, `(batch,)` int64, at most as many as available.
-        lengths: of the modalities, `(modalities,)`.
         alphas: Dirichlet concentrations, `(batch, modalities)`, above 0.
 
     Returns:
         How many tokens of each modality, `(batch, modalities)` int64.
     """
-    longest = min(int(budget.max(initial=0)), int(available.max(initial=0)))
-    if longest == 0:
-        return np.zeros_like(available)
     # A gamma variable of a small alpha would round to zero, its logarithm does not (Marsaglia and Tsang 2000).
     logs = np.log(generator.standard_gamma(alphas + 1)) - generator.standard_exponential(alphas.shape) / alphas
-    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
-    rates = np.maximum(shares / shares.sum(axis=1, keepdims=True), 1e-6) / lengths
-    left = available[:, :, None].astype(np.float32) - np.arange(longest, dtype=np.float32)
-    times = generator.standard_exponential((*available.shape, longest))
-    with np.errstate(divide="ignore"):  # a token that is not there never arrives
-        times /= np.maximum(left, 0, out=left)
-    np.cumsum(times, axis=2, out=times)
-    times /= rates[:, :, None]
-    in_order = np.sort(times.reshape(len(times), -1), axis=1)
-    last = np.take_along_axis(in_order, np.maximum(budget, 1)[:, None] - 1, axis=1)
-    return (times <= np.where(budget > 0, last[:, 0], -1.0)[:, None, None]).sum(axis=2)
+    # A modality with next to no share still takes what is too much for all others.
+    shares = np.maximum(np.exp(logs - logs.max(axis=1, keepdims=True)), 1e-6)
+    # With `level * share` for each modality, or all it has if that is less, the budget is spent. The shorter ones for
+    # their share are filled first, and the level is the highest that any number of full ones asks for.
+    order = np.argsort(available / shares, axis=1)
+    filled, open_shares = (np.take_along_axis(array, order, axis=1) for array in (available, shares))
+    before = filled.cumsum(axis=1) - filled
+    level = ((budget[:, None] - before) / open_shares[:, ::-1].cumsum(axis=1)[:, ::-1]).max(axis=1, keepdims=True)
+    exact = np.minimum(level * shares, available)
+    whole = np.floor(exact)
+    # In units of 2^-20 sums are exact: a modality without a fraction gets no more, and all together get the budget.
+    fractions = np.rint((exact - whole).cumsum(axis=1) * 2**20) / 2**20
+    marks = np.floor(fractions + generator.random((len(budget), 1)))
+    return (whole + np.diff(marks, axis=1, prepend=0)).astype(np.int64)
 
 
 def random_order(present: np.ndarray, length: int, generator: np.random.Generator) -> np.ndarray:

@@ -155,10 +155,10 @@ class MaskingCollator:
         most = np.minimum(self.max_inputs, (present if self.budgets_per_sample else present.max()) - 1)
         budget = draw.integers(np.minimum(self.min_inputs, most), most + 1, size)
         alphas = self.alphas[draw.choice(len(self.alphas), len(lengths), p=self.alpha_probabilities)]
-        num_inputs = share_out(lengths, np.minimum(budget, present - 1), self.num_tokens, alphas[:, 0], draw)
+        num_inputs = share_out(lengths, np.minimum(budget, present - 1), alphas[:, 0], draw)
         left = lengths - num_inputs
         budget = np.minimum(draw.integers(self.min_targets, self.max_targets + 1, size), left.sum(axis=1))
-        return num_inputs, share_out(left, budget, self.num_tokens, alphas[:, 1], draw)
+        return num_inputs, share_out(left, budget, alphas[:, 1], draw)
 
     def _order(
         self, index: int, present: np.ndarray, has_targets: np.ndarray, completing: np.ndarray, is_completed: bool
