@@ -32,7 +32,7 @@ class Sizes:
     Args:
         vocab_sizes: of the four modalities, `num_tokens` tokens each.
         slots: largest number of input, and of target, tokens of a sample; both are drawn uniformly from 1 to it.
-        warmup_steps, timed_steps: of training.
+        warmup_steps, timed_steps: of training. Batches differ in size, and memory grows until the first large ones.
         masking_batch_size, masking_rows, masking_seconds: rows are masked over and over for at least that long.
         generation_steps, generation_batch_size: of nano4M; the baseline takes one sample at a time.
         audio_clips, audio_batches: clips of 3 s that are encoded at a time, and how many times.
@@ -50,8 +50,8 @@ class Sizes:
     num_layers: int = 6
     batch_size: int = 8
     slots: int = 128
-    warmup_steps: int = 2
-    timed_steps: int = 4
+    warmup_steps: int = 8
+    timed_steps: int = 6
     masking_batch_size: int = 64
     masking_rows: int = 2048
     masking_seconds: float = 3.0
