@@ -37,7 +37,8 @@ class Sizes:
         generation_steps, generation_batch_size: of nano4M; the baseline takes one sample at a time.
         audio_clips, audio_batches: clips of 3 s that are encoded at a time, and how many times.
         image_size, image_batch_size, image_seconds: pictures are encoded for at least that long.
-        matmul_sizes: sides of the square matrices whose product shows what the machine can do.
+        matmul_sizes, matmul_seconds: sides of the square matrices whose product shows what the machine can do, and
+            how long each is repeated.
         video_seconds, video_height, video_key_frames: of the video to prepare; the last one is the number of pictures
             from one key frame to the next.
     """
@@ -63,6 +64,7 @@ class Sizes:
     image_batch_size: int = 2
     image_seconds: float = 5.0
     matmul_sizes: tuple[int, ...] = (1024, 2048, 4096)
+    matmul_seconds: float = 4.0
     video_seconds: float = 1200.0
     video_height: int = 1080
     video_key_frames: int = 250
@@ -92,6 +94,7 @@ QUICK = Sizes(
     image_batch_size=1,
     image_seconds=0.0,
     matmul_sizes=(64, 128),
+    matmul_seconds=0.0,
     video_seconds=6.0,
     video_height=64,
     video_key_frames=20,
@@ -234,17 +237,20 @@ def train(side: str, sizes: Sizes, dtype: torch.dtype = torch.float32, tie_word_
 
 
 def matmul_peak(sizes: Sizes, dtype: torch.dtype = torch.float32) -> dict:
-    """Returns `flops_per_second` of the fastest product of two square matrices, and its `size`."""
+    """Products of two square matrices over and over, of the size that is fastest.
+
+    Returns `flops_per_second`, held for as long as `matmul_seconds`, as training has to hold its own; and the `size`.
+    """
     best = {"flops_per_second": 0.0}
     for size in sizes.matmul_sizes:
         left, right = torch.randn(2, size, size, device=sizes.device, dtype=dtype)
         left @ right
-        for _ in range(8):
-            start = _clock(sizes.device)
+        products, seconds, start = 0, 0.0, _clock(sizes.device)
+        while products == 0 or seconds < sizes.matmul_seconds:
             left @ right
-            flops_per_second = 2 * size**3 / (_clock(sizes.device) - start)
-            if flops_per_second > best["flops_per_second"]:
-                best = {"flops_per_second": flops_per_second, "size": size}
+            products, seconds = products + 1, _clock(sizes.device) - start
+        if (flops_per_second := 2 * size**3 * products / seconds) > best["flops_per_second"]:
+            best = {"flops_per_second": flops_per_second, "size": size}
     return best
 
 
