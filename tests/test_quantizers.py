@@ -100,6 +100,19 @@ def test_fsq_rounds_to_the_nearest_level_and_orders_its_ids():
     assert len(quantizer(latents).token_ids.unique()) == 12
 
 
+def test_fsq_calls_saturated_latents_back():
+    """Through the rounding no gradient reaches them, and a tokenizer would stay with a code or two."""
+    quantizer = FiniteScalarQuantizer(4, [8, 5])
+    latents = (100 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    output = quantizer(latents)
+    (through_rounding,) = torch.autograd.grad(output.quantized.square().sum(), latents, retain_graph=True)
+    (called_back,) = torch.autograd.grad(output.commitment_loss, latents)
+    assert (through_rounding == 0).all(1).float().mean() > 0.5
+    after = quantizer(latents.detach() - 100 * called_back)
+    assert 0 < after.commitment_loss < output.commitment_loss
+    assert quantizer(latents.detach() / 100).commitment_loss == 0
+
+
 def test_fsq_gives_the_codes_of_the_library():
     library = pytest.importorskip("vector_quantize_pytorch", reason="the tests' extra is not installed")
     levels = [8, 5, 4]

@@ -13,6 +13,8 @@ from torch import nn
 
 from .quantizer import QuantizerOutput, add_latent_noise, in_float32
 
+SATURATED = 2.0  # the tanh of this is 0.96, well within the outermost of some 20 levels
+
 
 class ScalarQuantizer(nn.Module):
     """What both share: projections to the dimensions that are quantized and back, and the way from ids to latents."""
@@ -43,6 +45,8 @@ class ScalarQuantizer(nn.Module):
 class FiniteScalarQuantizer(ScalarQuantizer):
     """Rounds each dimension to one of a few levels: FSQ (Mentzer et al. 2023, arXiv:2309.15505).
 
+    Beyond the paper, its commitment loss holds latents where the levels can still be told apart.
+
     Args:
         dim: size of the latents that come in and go out.
         levels: how many values each dimension of a code can have, at least 2 each; their product is the number of
@@ -68,7 +72,9 @@ class FiniteScalarQuantizer(ScalarQuantizer):
                 is_warming_up = self.steps <= self.warmup_steps
                 codes = continuous if is_warming_up else continuous + (codes - continuous).detach()
             quantized = in_float32(self.project_out, codes)
-            return QuantizerOutput(quantized, token_ids.unsqueeze(-1), projected.new_zeros(()))
+            # Left alone, latents grow until all are saturated, where no gradient passes and two codes stand for all.
+            saturation_loss = F.relu(projected.abs() - SATURATED).square().mean()
+            return QuantizerOutput(quantized, token_ids.unsqueeze(-1), saturation_loss)
 
     def code_vectors(self) -> torch.Tensor:
         """The codes, `(codebook_size, len(levels))`, each dimension in [-1, 1]."""
