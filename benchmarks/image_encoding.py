@@ -4,7 +4,6 @@ The baseline is diffusers' `VQModel` with the f16 configuration of CompVis (128 
 residual blocks a level, self-attention at 16x16). Both make 16 x 16 ids of 1,024 from a picture of 256 pixels.
 """
 
-import time
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import yaml
 from diffusers import VQModel
 from torch import nn
 
-from benchmarks.measures import Measure, Sizes
+from benchmarks.measures import Measure, Sizes, repeat
 from tokenizers_4m import ImageTokenizer, ImageTokenizerConfig
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "tokenizers" / "image_f16.yaml"
@@ -57,13 +56,14 @@ def encode_images(side: str, sizes: Sizes) -> dict:
         def encode() -> torch.Tensor:
             return model.quantize(model.encode(pictures).latents)[2][2]
 
-    token_ids = encode()
-    start, batches = time.perf_counter(), 0
-    while batches == 0 or time.perf_counter() - start < sizes.image_seconds:
+    def encode_again() -> int:
         encode()
-        batches += 1
+        return len(pictures)
+
+    token_ids = encode()
+    encoded, seconds = repeat(encode_again, sizes.image_seconds)
     return {
-        "images_per_second": batches * len(pictures) / (time.perf_counter() - start),
+        "images_per_second": encoded / seconds,
         "parameters": sum(_size(part) for part in parts),
         "num_tokens": token_ids.numel() // len(pictures),
     }

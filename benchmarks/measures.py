@@ -245,12 +245,14 @@ def matmul_peak(sizes: Sizes, dtype: torch.dtype = torch.float32) -> dict:
     for size in sizes.matmul_sizes:
         left, right = torch.randn(2, size, size, device=sizes.device, dtype=dtype)
         left @ right
-        products, seconds, start = 0, 0.0, _clock(sizes.device)
-        while products == 0 or seconds < sizes.matmul_seconds:
+
+        def multiply(left=left, right=right) -> int:
             left @ right
-            products, seconds = products + 1, _clock(sizes.device) - start
-        if (flops_per_second := 2 * size**3 * products / seconds) > best["flops_per_second"]:
-            best = {"flops_per_second": flops_per_second, "size": size}
+            return 2 * len(left) ** 3
+
+        operations, seconds = repeat(multiply, sizes.matmul_seconds, sizes.device)
+        if operations / seconds > best["flops_per_second"]:
+            best = {"flops_per_second": operations / seconds, "size": size}
     return best
 
 
@@ -275,10 +277,8 @@ def mask_rows(side: str, sizes: Sizes) -> dict:
         masked = MaskedDataset(rows, list(MODALITIES), sizes.slots, sizes.slots)
         loader = DataLoader(masked, sizes.masking_batch_size, shuffle=True)
     next(iter(loader))
-    samples, start = 0, time.perf_counter()
-    while samples == 0 or time.perf_counter() - start < sizes.masking_seconds:
-        samples += sum(len(batch["target_ids"]) for batch in loader)
-    return {"samples_per_second": samples / (time.perf_counter() - start), "samples": samples}
+    samples, seconds = repeat(lambda: sum(len(batch["target_ids"]) for batch in loader), sizes.masking_seconds)
+    return {"samples_per_second": samples / seconds, "samples": samples}
 
 
 def generate(side: str, sizes: Sizes) -> dict:
@@ -315,6 +315,15 @@ def generate(side: str, sizes: Sizes) -> dict:
     token_ids = run(sizes.generation_steps)
     seconds = _clock(sizes.device) - start
     return {"tokens_per_second": token_ids.numel() / seconds, "batch_size": batch_size}
+
+
+def repeat(work: Callable[[], int], seconds: float, device: str = "cpu") -> tuple[int, float]:
+    """Do the same over and over for at least so long. Returns the sum of what it returned, and the seconds it took."""
+    start = _clock(device)
+    amount = work()
+    while (passed := _clock(device) - start) < seconds:
+        amount += work()
+    return amount, passed
 
 
 def _clock(device: str) -> float:

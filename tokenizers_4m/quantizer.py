@@ -23,7 +23,7 @@ class QuantizerOutput:
 
     quantized: `(..., dim)`.
     token_ids: `(..., num_quantizers)` int64.
-    commitment_loss: scalar float32, how far the latents are from their codes.
+    commitment_loss: scalar float32, how far the latents are from their codes, or from where they can be told apart.
     entropy_loss: scalar float32, small when each latent is sure of its code and all codes are used; None if the
         quantizer has no such term.
     """
