@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_nano4m import Nano4MConfig
+from .packed_attention import PackedMask, packed_attention
+
+# Below so many pairs of places in a sample, computing all samples at once costs less than one after the other.
+FEWEST_PAIRS = 32**2
 
 
 def eager_attention_forward(
@@ -60,18 +63,18 @@ class SequenceLayout:
     different lengths cost no more than their tokens. Elsewhere, and under `torch.compile`, which wants shapes that do
     not depend on values, states keep their padding and both ways change nothing.
 
-    On a CPU, if more than a quarter of the places are padding, attention, too, is computed without it, for one sample
-    after the other: `lengths` then says how many tokens each has, and is None elsewhere.
+    Attributes:
+        by_sample: on a CPU that gets the real tokens only, where those of each sample stand; None elsewhere.
     """
 
     def __init__(self, valid_mask: torch.BoolTensor, drop_padding: bool):
         self.shape = valid_mask.shape
-        drop_padding = drop_padding and not torch.compiler.is_compiling() and not valid_mask.all()
-        self.places = valid_mask.flatten().nonzero()[:, 0] if drop_padding else None
-        self.lengths = None
-        if drop_padding and valid_mask.device.type == "cpu" and 0 < len(self.places) < 0.75 * valid_mask.numel():
-            if (valid_mask[:, 1:] <= valid_mask[:, :-1]).all():  # so that each sample begins with its tokens
-                self.lengths = valid_mask.sum(1).tolist()
+        drop_padding = drop_padding and not torch.compiler.is_compiling()
+        self.places = self.by_sample = None
+        if drop_padding and not valid_mask.all():
+            self.places = valid_mask.flatten().nonzero()[:, 0]
+        if drop_padding and valid_mask.device.type == "cpu":
+            self.by_sample = [sample.nonzero()[:, 0] for sample in valid_mask]
 
     def drop_padding(self, states: torch.Tensor) -> torch.Tensor:
         return states if self.places is None else states.flatten(0, 1)[self.places][None]
@@ -81,6 +84,23 @@ class SequenceLayout:
             return states
         padded = states.new_zeros(self.shape.numel(), states.shape[-1])
         return padded.index_copy(0, self.places, states[0]).unflatten(0, self.shape)
+
+
+def packed_mask(
+    config: Nano4MConfig,
+    attention_mask: torch.Tensor | None,
+    queries: SequenceLayout,
+    keys: SequenceLayout,
+    dtype: torch.dtype,
+) -> PackedMask | torch.Tensor | None:
+    """The mask as `packed_attention` wants to have it, where that is what attention is computed with; or as it was."""
+    if config._attn_implementation != "sdpa" or config.attention_dropout or queries.by_sample is None:
+        return attention_mask
+    if keys.by_sample is None or queries.shape[1] * keys.shape[1] < FEWEST_PAIRS:
+        return attention_mask
+    return PackedMask.make(
+        attention_mask, queries.by_sample, keys.by_sample, torch.promote_types(dtype, torch.float32)
+    )
 
 
 class KeyValueCache:
@@ -131,7 +151,7 @@ class Nano4MAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: PackedMask | torch.Tensor | None,
         layout: SequenceLayout,
         context: torch.Tensor | None = None,
         context_layout: SequenceLayout | None = None,
@@ -141,37 +161,28 @@ class Nano4MAttention(nn.Module):
         if context is None:
             context, context_layout = hidden_states, layout
         query, key, value = self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)
+        dtype = query.dtype
+        if isinstance(attention_mask, PackedMask):
+            output = packed_attention(query, key, value, attention_mask, self.config.num_attention_heads)
+            return self.o_proj(output.to(dtype)), None
         implementation = self.config._attn_implementation
         if "flash" in implementation and attention_mask is not None and attention_mask.ndim == 4:
             implementation = "sdpa"  # flash kernels know padding only
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
-        dtype, no_autocast = query.dtype, nullcontext()
+        no_autocast = nullcontext()
         if implementation == "sdpa" and query.device.type == "cpu" and dtype.itemsize < 4 and query.requires_grad:
             # Its backward pass in half precision is several times slower on CPUs.
             no_autocast = torch.autocast("cpu", enabled=False)
             query, key, value = query.float(), key.float(), value.float()
-        attend = partial(attention, self, dropout=dropout, scaling=self.scaling, is_causal=False)
-        if layout.lengths is not None and context_layout.lengths is not None and implementation in ("sdpa", "eager"):
-            lengths, key_lengths = layout.lengths, context_layout.lengths
-            # Where there is padding there is a mask, `(batch, 1, queries, keys)`.
-            masks = zip(attention_mask.split(1), lengths, key_lengths, strict=True)
-            samples = zip(
-                self._heads(query).split(lengths, dim=2),
-                self._heads(key).split(key_lengths, dim=2),
-                self._heads(value).split(key_lengths, dim=2),
-                (mask[:, :, :queries, :keys] for mask, queries, keys in masks),
-                strict=True,
-            )
-            with no_autocast:
-                outputs, weights = zip(*(attend(*sample) for sample in samples if sample[0].shape[2]), strict=True)
-            return self.o_proj(torch.cat(outputs, dim=1).flatten(2).to(dtype)), weights
         query = self._heads(layout.restore_padding(query))
         key, value = (self._heads(context_layout.restore_padding(states)) for states in (key, value))
         if cache is not None:
             key, value = cache.update(key, value, self.layer_index)
         with no_autocast:
-            output, weights = attend(query, key, value, attention_mask)
+            output, weights = attention(
+                self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, is_causal=False
+            )
         return self.o_proj(layout.drop_padding(output.flatten(2).to(dtype))), weights
 
     def _heads(self, states: torch.Tensor) -> torch.Tensor:
@@ -208,7 +219,7 @@ class Nano4MEncoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: PackedMask | torch.Tensor | None,
         layout: SequenceLayout,
         cache: KeyValueCache | None = None,
     ) -> torch.Tensor:
@@ -233,9 +244,9 @@ class Nano4MDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: PackedMask | torch.Tensor | None,
         encoder_hidden_states: torch.Tensor,
-        encoder_attention_mask: torch.Tensor | None,
+        encoder_attention_mask: PackedMask | torch.Tensor | None,
         layout: SequenceLayout,
         encoder_layout: SequenceLayout,
         cache: KeyValueCache | None = None,

@@ -19,6 +19,8 @@ from .layers_nano4m import as_multiplied
 LOGITS_AT_ONCE = 2**26
 # Numbers of the weights taken at a time: few stay in a CPU's cache, many keep a GPU busy.
 BLOCK_SIZE, GPU_BLOCK_SIZE = 2**22, 2**25
+# Logarithms of sums of exponentials that float32 holds with room to spare are between this and its negative.
+MOST_UNSHIFTED = 69.0
 
 
 class _LentMemory(threading.local):
@@ -117,7 +119,7 @@ def _linear_cross_entropy(
             if needs_gradients:
                 weight_gradient[begun : rows.start if is_first else rows.stop].zero_()
                 begun = max(begun, rows.stop)
-            # Until the gradient of the rows is written, their logits stand in its place.
+            # Until the gradient of the rows is written, the exponentials of their logits stand in its place.
             room = weight_gradient[rows] if is_first else _logits_room(rows.stop - rows.start, hidden_states)
             some, mine = mine.tensor_split([room.shape[1] * room.itemsize // hidden_states.itemsize])
             part = _Part(hidden_states[some], target_ids[some], sizes[some], table[rows], room)
@@ -152,11 +154,11 @@ class _Part:
         target_ids: `(targets,)` int64.
         vocab_sizes: of each target, `(targets,)` int64, the largest first.
         table: weights of the longest vocabulary, `(rows, hidden_size)`, in the type of the states.
-        room: contiguous memory with as many rows, where the logits stand until their gradient is asked for.
+        room: contiguous memory with as many rows, where the logits' exponentials stand until gradients are asked for.
     """
 
     def __init__(self, hidden_states, target_ids, vocab_sizes, table, room):
-        self.hidden_states, self.target_ids, self.table = hidden_states, target_ids, table
+        self.hidden_states, self.table = hidden_states, table
         size = max(1, (BLOCK_SIZE if table.device.type == "cpu" else GPU_BLOCK_SIZE) // table.shape[1])
         # Vocabularies end where blocks end, so that each block concerns the first so many targets.
         edges = sorted({*range(0, len(table), size), *vocab_sizes.tolist()})
@@ -165,20 +167,42 @@ class _Part:
         places = [room[block].flatten().view(table.dtype) for block in blocks]
         shapes = [(block.stop - block.start, count) for block, count in zip(blocks, counts, strict=True)]
         logits = [place[: math.prod(shape)].view(shape) for place, shape in zip(places, shapes, strict=True)]
-        self.blocks = list(zip(blocks, counts, logits, strict=True))
+        self.blocks = list(zip(blocks, logits, self._find_true(target_ids, edges), strict=True))
         num_targets = len(hidden_states)
         self.floats = _FLOATS.empty((min(size, len(table)) * num_targets,), torch.float32, table.device)
         self.losses = torch.zeros(num_targets, dtype=torch.float32, device=table.device)
         self.normalizers = torch.full_like(self.losses, -torch.inf)
-        for block, count, logits in self.blocks:
-            torch.mm(table[block], hidden_states[:count].T, out=logits)
-            floats = self._as_float(logits)
-            is_here, index = self._find_true(block, count)
-            self.losses[:count] -= floats.gather(0, index)[0].where(is_here, 0)
-            largest = floats.amax(0)
-            normalizers = floats.sub_(largest).exp_().sum(0).log_().add_(largest)
-            self.normalizers[:count] = self.normalizers[:count].logaddexp(normalizers)
+        self.shifts = []
+        # Finding the largest logits and subtracting them takes a CPU as long as all else that is done to logits, and
+        # is hardly ever needed.  On a GPU, to know that would take longer.
+        try_unshifted = table.device.type == "cpu" and table.dtype != torch.float16
+        for block, logits, true in self.blocks:
+            true_logits, normalizers, shift = self._exponentiate(block, logits, true, shifted=not try_unshifted)
+            if try_unshifted and not bool(normalizers.abs().max() < MOST_UNSHIFTED):
+                true_logits, normalizers, shift = self._exponentiate(block, logits, true, shifted=True)
+            self.losses[true[1]] -= true_logits
+            own = self.normalizers[: len(normalizers)]
+            torch.logaddexp(own, normalizers, out=own)
+            self.shifts.append(shift)
         self.losses += self.normalizers
+
+    def _exponentiate(self, block: slice, logits: torch.Tensor, true: tuple, shifted: bool) -> tuple:
+        """Puts exponentials of a block's logits into `logits`, of each less its target's largest if `shifted`.
+
+        Returns: the logits of the true ids; the logarithms of the sums of the exponentials of all, `(targets,)`; and
+        what was subtracted, `(targets,)`.
+        """
+        torch.mm(self.table[block], self.hidden_states[: logits.shape[1]].T, out=logits)
+        floats = logits if logits.dtype == torch.float32 else self._floats_like(logits).copy_(logits)
+        true_logits = floats[true]
+        shift = floats.new_zeros(())
+        if shifted:
+            shift = floats.amax(0)
+            floats.sub_(shift)
+        normalizers = floats.exp_().sum(0).log_().add_(shift)
+        if floats is not logits:
+            logits.copy_(floats)
+        return true_logits, normalizers, shift
 
     def add_gradients(self, table_gradient: torch.Tensor, scale: torch.Tensor, is_first: bool) -> torch.Tensor:
         """Adds to the gradient of the table, or writes it if this is the first; returns that of the hidden states.
@@ -187,22 +211,31 @@ class _Part:
         """
         scaled_states = self.hidden_states * scale
         hidden_gradient = torch.zeros_like(self.hidden_states, dtype=torch.float32)
-        for block, count, logits in self.blocks:
-            gradient = self._as_float(logits).sub_(self.normalizers[:count]).exp_()
-            is_here, index = self._find_true(block, count)
-            gradient = gradient.scatter_add_(0, index, -is_here[None].float()).to(logits.dtype)
+        for (block, exponentials, true), shift in zip(self.blocks, self.shifts, strict=True):
+            count = exponentials.shape[1]
+            factors = (shift - self.normalizers[:count]).exp_()
+            gradient = self._floats_like(exponentials)
+            if exponentials.dtype == gradient.dtype:
+                torch.mul(exponentials, factors, out=gradient)
+            else:  # one operation of two types would take longer
+                gradient.copy_(exponentials).mul_(factors)
+            gradient[true] -= 1
+            gradient = gradient.to(scale.dtype)
             _put_product(hidden_gradient[:count], gradient.T, self.table[block], add=True)
             _put_product(table_gradient[block], gradient, scaled_states[:count], add=not is_first)
         return hidden_gradient.to(scale.dtype)
 
-    def _as_float(self, logits: torch.Tensor) -> torch.Tensor:
-        return self.floats[: logits.numel()].view_as(logits).copy_(logits)
+    def _floats_like(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.floats[: logits.numel()].view_as(logits)
 
-    def _find_true(self, block: slice, count: int) -> tuple[torch.BoolTensor, torch.LongTensor]:
-        """Which of the first targets' true ids are in the block, `(count,)`, and where, `(1, count)`."""
-        ids = self.target_ids[:count]
-        is_here = (ids >= block.start) & (ids < block.stop)
-        return is_here, (ids - block.start).where(is_here, 0)[None]
+    def _find_true(self, target_ids: torch.LongTensor, edges: list[int]) -> list[tuple[torch.LongTensor, ...]]:
+        """For each block the places of the true ids in it, `(rows, columns)`."""
+        edges = target_ids.new_tensor(edges)
+        blocks = torch.bucketize(target_ids, edges, right=True) - 1
+        columns = blocks.argsort(stable=True)
+        numbers = torch.bincount(blocks, minlength=len(edges) - 1).tolist()
+        rows = (target_ids - edges[blocks])[columns]
+        return list(zip(rows.split(numbers), columns.split(numbers), strict=True))
 
 
 def _put_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, add: bool) -> None:

@@ -15,6 +15,7 @@ autoregressive models do, though in any order (compare XLNet, Yang et al. 2019, 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ from .layers_nano4m import (
     SequenceLayout,
     as_multiplied,
     layer_norm,
+    packed_mask,
     pair_mask,
 )
 from .linear_cross_entropy import linear_cross_entropy
@@ -398,6 +400,8 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
         if not len(hidden_states):  # attention kernels cannot have nothing
             return hidden_states
         layout = SequenceLayout(valid_mask, drop_padding=self.training)
+        if cache is None:
+            attention_mask = packed_mask(self.config, attention_mask, layout, layout, hidden_states.dtype)
         hidden_states = layout.drop_padding(hidden_states)
         for layer in self.encoder_layers:
             hidden_states = layer(hidden_states, attention_mask, layout, cache=cache)
@@ -446,6 +450,10 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             encoder_valid_mask[:, encoder_valid_mask.shape[1] - encoder_hidden_states.shape[1] :],
             drop_padding=self.training,
         )
+        if cache is None:
+            pack = partial(packed_mask, self.config, dtype=hidden_states.dtype)
+            attention_mask = pack(attention_mask, layout, layout)
+            encoder_attention_mask = pack(encoder_attention_mask, layout, encoder_layout)
         hidden_states = layout.drop_padding(hidden_states)
         encoder_hidden_states = as_multiplied(encoder_layout.drop_padding(encoder_hidden_states))
         for layer in self.decoder_layers:

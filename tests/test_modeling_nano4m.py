@@ -308,20 +308,39 @@ def gradients_of(model, batch):
     return loss, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("padding", ["in front", "behind", "behind, with steps"])
-def test_training_without_padding_equals_training_with_it(attention, padding):
-    """In training mode the layers work on real tokens only, attention on one sample after the other if there is much
-    padding and all of it behind; in evaluation mode on all slots."""
-    model, batch = make_model(attn_implementation=attention), pad(make_batch())
-    batch["input_valid_mask"][0, slice(4) if padding == "in front" else slice(2, None)] = False
-    batch["target_valid_mask"][1, 1:] = False
-    batch["target_valid_mask"][2] = False
+@pytest.mark.parametrize("attention", ["short samples", "long samples", "few tokens", "eager"])
+@pytest.mark.parametrize("padding", ["none", "in front", "behind", "behind, with steps"])
+def test_training_without_padding_equals_training_with_it(attention, padding, monkeypatch):
+    """In training mode the layers work on real tokens only, attention, if it is sdpa, on one sample after the other;
+    in evaluation mode on all slots."""
+    fewest, most = {"short samples": (0, 10**6), "long samples": (0, 0)}.get(attention, (10**6, 0))
+    monkeypatch.setattr("modeling_nano4m.layers_nano4m.FEWEST_PAIRS", fewest)
+    monkeypatch.setattr("modeling_nano4m.packed_attention.MOST_PAIRS", most)
+    model = make_model(attn_implementation="eager" if attention == "eager" else "sdpa")
+    batch = make_batch() if padding == "none" else pad(make_batch())
+    if padding != "none":
+        batch["input_valid_mask"][0, slice(4) if padding == "in front" else slice(2, None)] = False
+        batch["target_valid_mask"][1, 1:] = False
+        batch["target_valid_mask"][2] = False
     if padding == "behind, with steps":
         batch["input_steps"] = torch.tensor([0, 0, 1, 1, 2, 3, 0, 0, 0, 0]).expand(3, -1)
     padded, unpadded = gradients_of(model.eval(), batch), gradients_of(model.train(), batch)
     for expected, found in zip([padded[0], *padded[1]], [unpadded[0], *unpadded[1]], strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_training_without_padding_within_autocast_is_close_to_that_without():
+    model = make_model().train()
+    batch = pad(make_batch(inputs=40))
+    batch["input_valid_mask"][0, 20:] = False
+    expected = gradients_of(model.eval(), batch)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        model.train().zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        found = torch.zeros_like(gradient) if parameter.grad is None else parameter.grad
+        assert (found - gradient).norm() <= 0.1 * gradient.norm() + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -357,6 +376,26 @@ def test_linear_cross_entropy_equals_the_plain_one(dtype, weight_dtype, monkeypa
     tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float64 else {"atol": 0.05, "rtol": 0.05}
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, **tolerance)
+
+
+@pytest.mark.parametrize("offset", [0.0, 200.0, -200.0])
+def test_linear_cross_entropy_of_logits_whose_exponentials_are_no_floats(offset, monkeypatch):
+    monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.BLOCK_SIZE", 24)  # four rows at a time
+    torch.manual_seed(0)
+    states, weight, ids = torch.randn(20, 6), torch.randn(15, 6), torch.randint(15, (20,))
+    states[:, 0], weight[:, 0] = 1.0, weight[:, 0] + offset
+    weight[5:, 0] += 30  # so that blocks differ
+    results = []
+    for compute in (
+        lambda states, weight: F.cross_entropy(states.double() @ weight.double().T, ids, reduction="sum"),
+        lambda *x: linear_cross_entropy(*x, ids, 0 * ids, torch.ones(20), [0], [15])[0],
+    ):
+        leaves = states.clone().requires_grad_(), weight.clone().requires_grad_()
+        total = compute(*leaves)
+        total.backward()
+        results.append([total.float(), *(leaf.grad for leaf in leaves)])
+    for expected, found in zip(*results, strict=True):
+        assert (found - expected).norm() < 1e-3 * expected.norm()
 
 
 def test_a_small_gradient_after_a_large_one_is_saved_as_a_small_one():
