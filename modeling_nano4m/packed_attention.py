@@ -72,9 +72,9 @@ class _PackedAttention(torch.autograd.Function):
         samples = _samples(mask, num_heads, (query, output), (key, value))
         for (own_query, own_output, own_key, own_value), bias in samples:
             if _is_short(own_query, own_key):
-                scores = own_query @ own_key.mT
+                scores = torch.bmm(own_query, own_key.mT)
                 weights = (scores if bias is None else scores.add_(bias)).softmax(-1)
-                own_output.copy_(weights @ own_value)
+                own_output.copy_(torch.bmm(weights, own_value))
                 kept.append(weights)
             else:
                 states = (own[None] for own in (own_query, own_key, own_value))
@@ -95,10 +95,10 @@ class _PackedAttention(torch.autograd.Function):
         for (own, bias), weights in zip(samples, kept, strict=True):
             given, own_query, own_output, query_gradient, own_key, own_value, key_gradient, value_gradient = own
             if _is_short(own_query, own_key):
-                value_gradient.copy_(weights.mT @ given)
-                scores = torch._softmax_backward_data(given @ own_value.mT, weights, -1, weights.dtype)
-                query_gradient.copy_(scores @ own_key)
-                key_gradient.copy_(scores.mT @ own_query)
+                value_gradient.copy_(torch.bmm(weights.mT, given))
+                scores = torch._softmax_backward_data(torch.bmm(given, own_value.mT), weights, -1, weights.dtype)
+                query_gradient.copy_(torch.bmm(scores, own_key))
+                key_gradient.copy_(torch.bmm(scores.mT, own_query))
             else:
                 states = (part[None] for part in (given, own_query, own_key, own_value, own_output))
                 results = _fused_backward(*states, weights, 0.0, False, attn_mask=bias, scale=1.0)
