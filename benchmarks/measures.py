@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.baseline import IGNORED, Baseline4M, MaskedDataset
 from benchmarks.baseline import generate as baseline_generate
-from benchmarks.preparation import prepare
+from benchmarks.preparation import KEY_FRAMES, prepare
 from modeling_nano4m import Nano4MConfig, Nano4MModel, UnmaskingScheduler
 from trainers import DrawnRows, DrawSampler, MaskingCollator
 
@@ -40,8 +40,7 @@ class Sizes:
         image_size, image_batch_size, image_seconds: pictures are encoded for at least that long.
         matmul_sizes, matmul_seconds: sides of the square matrices whose product shows what the machine can do, and
             how long each is repeated.
-        video_seconds, video_height, video_key_frames: of the video to prepare; the last one is the number of pictures
-            from one key frame to the next.
+        video_seconds, video_height: of the video to prepare.
     """
 
     vocab_sizes: tuple[int, ...] = (64_000, 64_000, 64_000, 50_304)
@@ -68,7 +67,6 @@ class Sizes:
     matmul_seconds: float = 4.0
     video_seconds: float = 1200.0
     video_height: int = 1080
-    video_key_frames: int = 250
     device: str = "cpu"
     compiled: bool = False
 
@@ -98,7 +96,6 @@ QUICK = Sizes(
     matmul_seconds=0.0,
     video_seconds=6.0,
     video_height=64,
-    video_key_frames=20,
 )
 
 
@@ -398,8 +395,9 @@ def _cpu_measures() -> list[Measure]:
     rows.append(Measure("masking", "samples/s", "samples_per_second", *sides, 15, 40))
     sides = partial(generate, "ours"), partial(generate, "baseline")
     rows.append(Measure("generation", "tokens/s", "tokens_per_second", *sides, 2, 8))
-    sides = partial(prepare, "ours"), partial(prepare, "baseline")
-    rows.append(Measure("preparation", "clips/s", "clips_per_second", *sides, 3, 10))
+    for name, key_frames in KEY_FRAMES.items():
+        sides = partial(prepare, "ours", key_frames=key_frames), partial(prepare, "baseline", key_frames=key_frames)
+        rows.append(Measure(name, "clips/s", "clips_per_second", *sides, 3, 10))
     # The machine itself is the baseline here: the fastest matrix product it can do.
     sides = partial(train, "ours"), matmul_peak
     rows.append(Measure("model_flops", "GFLOP/s", "flops_per_second", *sides, 0.6, 0.75, scale=1e-9))

@@ -1,8 +1,8 @@
 """Clips of a long video: what nano4M decodes for them, beside decoding the whole file and picking from it.
 
-The video is H.264 as x264 makes it by default (two of three pictures are B pictures, key frames far apart) with stereo
-sound. Both sides make the same pictures as PNG files and the same sound at the same rate; the plain side uses PyAV as
-it comes.
+The video is H.264 as x264 makes it by default (two of three pictures are B pictures) with stereo sound: once with a key
+frame every second, as phones set them, and once with as few as x264 sets where no cut of the video asks for one. Both
+sides make the same pictures as PNG files and the same sound at the same rate; the plain side uses PyAV as it comes.
 """
 
 import os
@@ -20,16 +20,18 @@ from dataset_scripts.video_clips import VideoClipsConfig, png_bytes, read_window
 
 FRAME_RATE = 20
 SOUND_RATE = 48_000
+# Pictures from one key frame to the next, by name of the measure.
+KEY_FRAMES = {"preparation": FRAME_RATE, "preparation_far_key_frames": 250}
 CONFIG = VideoClipsConfig(num_frames=8, clip_seconds=10.0)
 
 
-def prepare(side: str, sizes) -> dict:
+def prepare(side: str, sizes, key_frames: int) -> dict:
     """All clips of one video. Returns `clips_per_second`, their number, processor seconds and at most used MiB."""
-    name = f"nano4m-video-{sizes.video_seconds:g}s-{sizes.video_height}-{sizes.video_key_frames}.mp4"
+    name = f"nano4m-video-{sizes.video_seconds:g}s-{sizes.video_height}-{key_frames}.mp4"
     path = Path(tempfile.gettempdir()) / name
     if not path.exists():
         unfinished = path.with_name(f"{os.getpid()}-{name}")
-        write_video(unfinished, sizes.video_seconds, sizes.video_height, sizes.video_key_frames)
+        write_video(unfinished, sizes.video_seconds, sizes.video_height, key_frames)
         unfinished.rename(path)
     read = read_planned if side == "ours" else read_whole
     start, processor_start = time.perf_counter(), time.process_time()

@@ -34,7 +34,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, help="turns of each side; 3 if not given, 1 with --quick")
     parser.add_argument("--video_seconds", type=float, help="length of the video to prepare; 1200 if not given")
-    parser.add_argument("--video_key_frames", type=int, help="pictures between its key frames; 250 if not given")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks.json"))
     parser.add_argument("--side", choices=SIDES, help="only run this side here and print its figures as JSON")
     arguments = parser.parse_args(argv)
@@ -49,8 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     repeats = arguments.repeats if arguments.repeats is not None else (1 if arguments.quick else 3)
     if repeats < 1:
         parser.error(f"--repeats must be at least 1, not {repeats}")
-    video = {name: getattr(arguments, name) for name in ("video_seconds", "video_key_frames")}
-    video = {name: value for name, value in video.items() if value is not None}
+    video = {} if arguments.video_seconds is None else {"video_seconds": arguments.video_seconds}
     sizes = replace(QUICK if arguments.quick else Sizes(), device=arguments.device, **video)
     if arguments.side:
         for name in names:
