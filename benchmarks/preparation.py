@@ -1,8 +1,9 @@
 """Clips of a long video: what nano4M decodes for them, beside decoding the whole file and picking from it.
 
-The video is H.264 as x264 makes it by default (two of three pictures are B pictures) with stereo sound: once with a key
-frame every second, as phones set them, and once with as few as x264 sets where no cut of the video asks for one. Both
-sides make the same pictures as PNG files and the same sound at the same rate; the plain side uses PyAV as it comes.
+The video is H.264 as x264 makes it by default (two of three pictures are B pictures) with stereo sound: once with a
+key frame every second, as phones set them, and once with as few as x264 sets where no cut of the video asks for one.
+Both sides make the same pictures as PNG files and the same sound at the same rate; the plain side uses PyAV as it
+comes.
 """
 
 import os
