@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_nano4m import Nano4MConfig
-from .packed_attention import PackedMask, packed_attention
-
-# Below so many pairs of places in a sample, computing all samples at once costs less than one after the other.
-FEWEST_PAIRS = 32**2
+from .packed_attention import FEWEST_PAIRS, PackedMask, packed_attention
 
 
 def eager_attention_forward(
@@ -64,17 +62,23 @@ class SequenceLayout:
     not depend on values, states keep their padding and both ways change nothing.
 
     Attributes:
-        by_sample: on a CPU that gets the real tokens only, where those of each sample stand; None elsewhere.
+        places: of the real tokens among all, where padding is dropped; None elsewhere.
+        can_pack: attention, too, can be computed without padding.
     """
 
     def __init__(self, valid_mask: torch.BoolTensor, drop_padding: bool):
         self.shape = valid_mask.shape
+        self._valid_mask = valid_mask
         drop_padding = drop_padding and not torch.compiler.is_compiling()
-        self.places = self.by_sample = None
+        self.places = None
         if drop_padding and not valid_mask.all():
             self.places = valid_mask.flatten().nonzero()[:, 0]
-        if drop_padding and valid_mask.device.type == "cpu":
-            self.by_sample = [sample.nonzero()[:, 0] for sample in valid_mask]
+        self.can_pack = drop_padding and valid_mask.device.type == "cpu"
+
+    @cached_property
+    def by_sample(self) -> list[torch.LongTensor]:
+        """Where the real tokens of each sample stand."""
+        return [sample.nonzero()[:, 0] for sample in self._valid_mask]
 
     def drop_padding(self, states: torch.Tensor) -> torch.Tensor:
         return states if self.places is None else states.flatten(0, 1)[self.places][None]
@@ -87,20 +91,13 @@ class SequenceLayout:
 
 
 def packed_mask(
-    config: Nano4MConfig,
-    attention_mask: torch.Tensor | None,
-    queries: SequenceLayout,
-    keys: SequenceLayout,
-    dtype: torch.dtype,
+    config: Nano4MConfig, attention_mask: torch.Tensor | None, queries: SequenceLayout, keys: SequenceLayout
 ) -> PackedMask | torch.Tensor | None:
     """The mask as `packed_attention` wants to have it, where that is what attention is computed with; or as it was."""
-    if config._attn_implementation != "sdpa" or config.attention_dropout or queries.by_sample is None:
+    can_pack = queries.can_pack and keys.can_pack and not config.attention_dropout
+    if config._attn_implementation != "sdpa" or not can_pack or queries.shape[1] * keys.shape[1] < FEWEST_PAIRS:
         return attention_mask
-    if keys.by_sample is None or queries.shape[1] * keys.shape[1] < FEWEST_PAIRS:
-        return attention_mask
-    return PackedMask.make(
-        attention_mask, queries.by_sample, keys.by_sample, torch.promote_types(dtype, torch.float32)
-    )
+    return PackedMask.make(attention_mask, queries.by_sample, keys.by_sample)
 
 
 class KeyValueCache:

@@ -147,7 +147,8 @@ def _logits_room(vocab_size: int, hidden_states: torch.Tensor) -> torch.Tensor:
 class _Part:
     """Some targets over the vocabularies that begin at one row, a block of whose rows is worked on at a time.
 
-    Whatever is computed from logits is float32, for bfloat16 loses the difference between likely and certain.
+    Sums and losses are float32. Exponentials are kept in the type of the states, which may be bfloat16: enough for all
+    but the true ids, whose gradient is a small difference to 1 and is taken from their losses.
 
     Args:
         hidden_states: `(targets, hidden_size)`.
@@ -174,19 +175,21 @@ class _Part:
         self.normalizers = torch.full_like(self.losses, -torch.inf)
         self.shifts = []
         # Finding the largest logits and subtracting them takes a CPU as long as all else that is done to logits, and
-        # is hardly ever needed.  On a GPU, to know that would take longer.
+        # is hardly ever needed; where it is, a block is computed once more.  On a GPU, to know that would take longer.
         try_unshifted = table.device.type == "cpu" and table.dtype != torch.float16
-        for block, logits, true in self.blocks:
-            true_logits, normalizers, shift = self._exponentiate(block, logits, true, shifted=not try_unshifted)
-            if try_unshifted and not bool(normalizers.abs().max() < MOST_UNSHIFTED):
-                true_logits, normalizers, shift = self._exponentiate(block, logits, true, shifted=True)
-            self.losses[true[1]] -= true_logits
+        for block, logits, true_places in self.blocks:
+            results = self._exponentiate(block, logits, true_places, shifted=not try_unshifted)
+            if try_unshifted and not bool(results[1].abs().max() < MOST_UNSHIFTED):
+                try_unshifted = False
+                results = self._exponentiate(block, logits, true_places, shifted=True)
+            true_logits, normalizers, shift = results
+            self.losses[true_places[1]] -= true_logits
             own = self.normalizers[: len(normalizers)]
             torch.logaddexp(own, normalizers, out=own)
             self.shifts.append(shift)
         self.losses += self.normalizers
 
-    def _exponentiate(self, block: slice, logits: torch.Tensor, true: tuple, shifted: bool) -> tuple:
+    def _exponentiate(self, block: slice, logits: torch.Tensor, true_places: tuple, shifted: bool) -> tuple:
         """Puts exponentials of a block's logits into `logits`, of each less its target's largest if `shifted`.
 
         Returns: the logits of the true ids; the logarithms of the sums of the exponentials of all, `(targets,)`; and
@@ -194,7 +197,7 @@ class _Part:
         """
         torch.mm(self.table[block], self.hidden_states[: logits.shape[1]].T, out=logits)
         floats = logits if logits.dtype == torch.float32 else self._floats_like(logits).copy_(logits)
-        true_logits = floats[true]
+        true_logits = floats[true_places]
         shift = floats.new_zeros(())
         if shifted:
             shift = floats.amax(0)
@@ -211,7 +214,7 @@ class _Part:
         """
         scaled_states = self.hidden_states * scale
         hidden_gradient = torch.zeros_like(self.hidden_states, dtype=torch.float32)
-        for (block, exponentials, true), shift in zip(self.blocks, self.shifts, strict=True):
+        for (block, exponentials, (rows, columns)), shift in zip(self.blocks, self.shifts, strict=True):
             count = exponentials.shape[1]
             factors = (shift - self.normalizers[:count]).exp_()
             gradient = self._floats_like(exponentials)
@@ -219,7 +222,7 @@ class _Part:
                 torch.mul(exponentials, factors, out=gradient)
             else:  # one operation of two types would take longer
                 gradient.copy_(exponentials).mul_(factors)
-            gradient[true] -= 1
+            gradient[rows, columns] = torch.expm1(-self.losses[columns])
             gradient = gradient.to(scale.dtype)
             _put_product(hidden_gradient[:count], gradient.T, self.table[block], add=True)
             _put_product(table_gradient[block], gradient, scaled_states[:count], add=not is_first)

@@ -15,7 +15,6 @@ autoregressive models do, though in any order (compare XLNet, Yang et al. 2019, 
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -401,7 +400,7 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             return hidden_states
         layout = SequenceLayout(valid_mask, drop_padding=self.training)
         if cache is None:
-            attention_mask = packed_mask(self.config, attention_mask, layout, layout, hidden_states.dtype)
+            attention_mask = packed_mask(self.config, attention_mask, layout, layout)
         hidden_states = layout.drop_padding(hidden_states)
         for layer in self.encoder_layers:
             hidden_states = layer(hidden_states, attention_mask, layout, cache=cache)
@@ -451,9 +450,8 @@ class Nano4MModel(Nano4MGenerationMixin, Nano4MPreTrainedModel):
             drop_padding=self.training,
         )
         if cache is None:
-            pack = partial(packed_mask, self.config, dtype=hidden_states.dtype)
-            attention_mask = pack(attention_mask, layout, layout)
-            encoder_attention_mask = pack(encoder_attention_mask, layout, encoder_layout)
+            attention_mask = packed_mask(self.config, attention_mask, layout, layout)
+            encoder_attention_mask = packed_mask(self.config, encoder_attention_mask, layout, encoder_layout)
         hidden_states = layout.drop_padding(hidden_states)
         encoder_hidden_states = as_multiplied(encoder_layout.drop_padding(encoder_hidden_states))
         for layer in self.decoder_layers:

@@ -1,7 +1,7 @@
 """Attention on a CPU without padding: the tokens of all samples stand in a row, and each sees those of its own sample.
 
 Short samples are computed with plain matrix products, which takes a CPU half as long as its fused kernel does. Long
-ones go to that kernel, which never holds all weights at once.
+ones go to that kernel. Neither keeps attention weights for the backward pass.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch.amp import custom_bwd, custom_fwd
+from torch.autograd.function import once_differentiable
 
-# Samples of up to this many queries times keys are short: above, the fused kernel is as fast.
+# Below so many queries times keys, padding included, all samples at once cost less than one after the other.
+FEWEST_PAIRS = 32**2
+# Samples of up to so many queries times keys are short: above, the fused kernel is as fast.
 MOST_PAIRS = 256**2
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -19,33 +22,27 @@ _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @dataclass(frozen=True)
 class PackedMask:
-    """How many queries and keys each sample has, and what is added to their scores, `(queries, keys)`: 0 or -inf."""
+    """How many queries and keys each sample has; and which pairs are hidden, `(queries, keys)` bool, or None."""
 
     num_queries: list[int]
     num_keys: list[int]
-    biases: list[torch.Tensor | None]
+    hidden: list[torch.BoolTensor | None]
 
     @classmethod
     def make(
-        cls,
-        mask: torch.BoolTensor | None,
-        queries: list[torch.LongTensor],
-        keys: list[torch.LongTensor],
-        dtype: torch.dtype,
+        cls, mask: torch.BoolTensor | None, queries: list[torch.LongTensor], keys: list[torch.LongTensor]
     ) -> "PackedMask":
         """Which real tokens see which, from a mask of padded samples.
 
         Args:
-            mask: `(batch, 1, queries, keys)`; all see all if None.
+            mask: what is visible, `(batch, 1, queries, keys)`; all if None.
             queries, keys: for each sample the places of its real tokens, ascending.
-            dtype: of the scores.
         """
-        biases = [None] * len(queries)
+        hidden = [None] * len(queries)
         for sample, places in enumerate(zip(queries, keys, strict=True) if mask is not None else ()):
             visible = mask[sample, 0, places[0]][:, places[1]]
-            if not visible.all():
-                biases[sample] = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
-        return cls([len(places) for places in queries], [len(places) for places in keys], biases)
+            hidden[sample] = None if visible.all() else ~visible
+        return cls([len(places) for places in queries], [len(places) for places in keys], hidden)
 
 
 def packed_attention(
@@ -53,69 +50,77 @@ def packed_attention(
 ) -> torch.Tensor:
     """Multi-head attention, computed in float32 if in less was asked; `(..., heads * head_dim)`, in and out.
 
-    The dimensions in front hold the real tokens of one sample after the other.
+    The dimensions in front hold the real tokens of one sample after the other. Can be differentiated once.
     """
     query, key, value = (states.float() if states.dtype.itemsize < 4 else states for states in (query, key, value))
     return _PackedAttention.apply(query * (query.shape[-1] // num_heads) ** -0.5, key, value, mask, num_heads)
 
 
 class _PackedAttention(torch.autograd.Function):
-    """What is computed for a sample is written where it belongs; autograd would have to join it.
-
-    Outside autograd's sight autocast would change types.
-    """
+    """What is computed for a sample is written where it belongs; autograd would have to join it."""
 
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # turns autocast off, which would cast for each product
     def forward(ctx, query, key, value, mask, num_heads):
-        output, kept = query.new_empty(query.shape), []
+        output, normalizers = query.new_empty(query.shape), []
         samples = _samples(mask, num_heads, (query, output), (key, value))
-        for (own_query, own_output, own_key, own_value), bias in samples:
+        for (own_query, own_output, own_key, own_value), hidden in samples:
             if _is_short(own_query, own_key):
-                scores = torch.bmm(own_query, own_key.mT)
-                weights = (scores if bias is None else scores.add_(bias)).softmax(-1)
-                own_output.copy_(torch.bmm(weights, own_value))
-                kept.append(weights)
+                own_output.copy_(torch.bmm(_weights(own_query, own_key, hidden), own_value))
             else:
                 states = (own[None] for own in (own_query, own_key, own_value))
-                result, normalizers = _fused(*states, attn_mask=bias, scale=1.0)
+                result, own_normalizers = _fused(*states, attn_mask=_bias(hidden, query.dtype), scale=1.0)
                 own_output.copy_(result[0])
-                kept.append(normalizers)
-        ctx.save_for_backward(query, key, value, output, *kept)
+                normalizers.append(own_normalizers)
+        ctx.save_for_backward(query, key, value, *([output, *normalizers] if normalizers else []))
         ctx.mask, ctx.num_heads = mask, num_heads
         return output
 
     @staticmethod
     @custom_bwd(device_type="cpu")
+    @once_differentiable
     def backward(ctx, output_gradient):
-        query, key, value, output, *kept = ctx.saved_tensors
+        query, key, value, *of_long = ctx.saved_tensors
+        output, *normalizers = of_long or [query]  # which only long samples look at
         gradients = [states.new_empty(states.shape) for states in (query, key, value)]
         of_queries = output_gradient, query, output, gradients[0]
         samples = _samples(ctx.mask, ctx.num_heads, of_queries, (key, value, *gradients[1:]))
-        for (own, bias), weights in zip(samples, kept, strict=True):
+        for own, hidden in samples:
             given, own_query, own_output, query_gradient, own_key, own_value, key_gradient, value_gradient = own
             if _is_short(own_query, own_key):
+                weights = _weights(own_query, own_key, hidden)
                 value_gradient.copy_(torch.bmm(weights.mT, given))
                 scores = torch._softmax_backward_data(torch.bmm(given, own_value.mT), weights, -1, weights.dtype)
                 query_gradient.copy_(torch.bmm(scores, own_key))
                 key_gradient.copy_(torch.bmm(scores.mT, own_query))
             else:
                 states = (part[None] for part in (given, own_query, own_key, own_value, own_output))
-                results = _fused_backward(*states, weights, 0.0, False, attn_mask=bias, scale=1.0)
+                bias = _bias(hidden, query.dtype)
+                results = _fused_backward(*states, normalizers.pop(0), 0.0, False, attn_mask=bias, scale=1.0)
                 for gradient, result in zip((query_gradient, key_gradient, value_gradient), results, strict=True):
                     gradient.copy_(result[0])
         return *gradients, None, None
 
 
 def _samples(mask: PackedMask, num_heads: int, of_queries: tuple, of_keys: tuple) -> Iterator[tuple]:
-    """For each sample its part of all tensors, `(heads, tokens, head_dim)`, those of queries first; and its bias."""
+    """For each sample its part of all tensors, `(heads, tokens, head_dim)`, those of queries first; and what is
+    hidden."""
     parts = [
         states.flatten(0, -2).unflatten(-1, (num_heads, -1)).transpose(0, 1).split(lengths, dim=1)
         for tensors, lengths in ((of_queries, mask.num_queries), (of_keys, mask.num_keys))
         for states in tensors
     ]
-    return zip(zip(*parts, strict=True), mask.biases, strict=True)
+    return zip(zip(*parts, strict=True), mask.hidden, strict=True)
 
 
 def _is_short(query: torch.Tensor, key: torch.Tensor) -> bool:
     return query.shape[1] * key.shape[1] <= MOST_PAIRS
+
+
+def _weights(query: torch.Tensor, key: torch.Tensor, hidden: torch.BoolTensor | None) -> torch.Tensor:
+    scores = torch.bmm(query, key.mT)  # `@` would copy what is not contiguous
+    return (scores if hidden is None else scores.masked_fill_(hidden, -torch.inf)).softmax(-1)
+
+
+def _bias(hidden: torch.BoolTensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    return None if hidden is None else torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)

@@ -329,15 +329,16 @@ def test_training_without_padding_equals_training_with_it(attention, padding, mo
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_training_without_padding_within_autocast_is_close_to_that_without():
-    model = make_model().train()
-    batch = pad(make_batch(inputs=40))
-    batch["input_valid_mask"][0, 20:] = False
+@pytest.mark.parametrize("most", [0, 10**6])
+def test_training_without_padding_within_autocast_is_close_to_that_without(most, monkeypatch):
+    monkeypatch.setattr("modeling_nano4m.layers_nano4m.FEWEST_PAIRS", 0)
+    monkeypatch.setattr("modeling_nano4m.packed_attention.MOST_PAIRS", most)
+    model, batch = make_model(), pad(make_batch())
+    batch["input_valid_mask"][0, 4:] = False
     expected = gradients_of(model.eval(), batch)[1]
     with torch.autocast("cpu", torch.bfloat16):
         model.train().zero_grad()
-        loss = model(**batch).loss
-        loss.backward()
+        model(**batch).loss.backward()
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         found = torch.zeros_like(gradient) if parameter.grad is None else parameter.grad
         assert (found - gradient).norm() <= 0.1 * gradient.norm() + 1e-6
@@ -396,6 +397,28 @@ def test_linear_cross_entropy_of_logits_whose_exponentials_are_no_floats(offset,
         results.append([total.float(), *(leaf.grad for leaf in leaves)])
     for expected, found in zip(*results, strict=True):
         assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_cross_entropy_of_targets_that_are_nearly_certain(dtype):
+    """Their gradients are small differences to 1, which bfloat16 cannot hold."""
+    torch.manual_seed(0)
+    states, weight, ids = torch.randn(64, 32), torch.randn(100, 32), torch.randint(100, (64,))
+    weight = F.normalize(weight)
+    states = (F.normalize(states) + 2 * weight[ids]) * 8
+    states, weight = states.to(dtype), weight.to(dtype)
+    results = []
+    for compute in (
+        lambda states, weight: F.cross_entropy(states.double() @ weight.double().T, ids, reduction="sum"),
+        lambda *x: linear_cross_entropy(*x, ids, 0 * ids, torch.ones(64), [0], [100])[0],
+    ):
+        leaves = states.clone().requires_grad_(), weight.clone().requires_grad_()
+        total = compute(*leaves)
+        total.backward()
+        assert 0 < total / 64 < 0.05
+        results.append([leaf.grad.double() for leaf in leaves])
+    for expected, found in zip(*results, strict=True):
+        assert (found - expected).norm() < (1e-3 if dtype == torch.float32 else 0.05) * expected.norm()
 
 
 def test_a_small_gradient_after_a_large_one_is_saved_as_a_small_one():
