@@ -237,7 +237,7 @@ def train(side: str, sizes: Sizes, dtype: torch.dtype = torch.float32, tie_word_
 def matmul_peak(sizes: Sizes, dtype: torch.dtype = torch.float32) -> dict:
     """Products of two square matrices over and over, of the size that is fastest.
 
-    Returns `flops_per_second`, held for as long as `matmul_seconds`, as training has to hold its own; and the `size`.
+    Returns `flops_per_second`, held for `matmul_seconds` in all, as training has to hold its own; and the `size`.
     """
     operands = {size: torch.randn(2, size, size, device=sizes.device, dtype=dtype) for size in sizes.matmul_sizes}
     done = {size: np.zeros(2) for size in operands}  # operations, seconds
