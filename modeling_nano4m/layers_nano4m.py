@@ -160,7 +160,8 @@ class Nano4MAttention(nn.Module):
         query, key, value = self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)
         dtype = query.dtype
         if isinstance(attention_mask, PackedMask):
-            output = packed_attention(query, key, value, attention_mask, self.config.num_attention_heads)
+            num_heads = self.config.num_attention_heads
+            output = packed_attention(query, key, value, attention_mask, num_heads, self.scaling)
             return self.o_proj(output.to(dtype)), None
         implementation = self.config._attn_implementation
         if "flash" in implementation and attention_mask is not None and attention_mask.ndim == 4:

@@ -164,11 +164,12 @@ class _Part:
         # Vocabularies end where blocks end, so that each block concerns the first so many targets.
         edges = sorted({*range(0, len(table), size), *vocab_sizes.tolist()})
         blocks = [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
-        counts = (vocab_sizes > vocab_sizes.new_tensor(edges[:-1])[:, None]).sum(1).tolist()
+        edges = vocab_sizes.new_tensor(edges)
+        counts = (vocab_sizes > edges[:-1, None]).sum(1).tolist()
         places = [room[block].flatten().view(table.dtype) for block in blocks]
         shapes = [(block.stop - block.start, count) for block, count in zip(blocks, counts, strict=True)]
         logits = [place[: math.prod(shape)].view(shape) for place, shape in zip(places, shapes, strict=True)]
-        self.blocks = list(zip(blocks, logits, self._find_true(target_ids, edges), strict=True))
+        self.blocks = list(zip(blocks, logits, _find_true(target_ids, edges), strict=True))
         num_targets = len(hidden_states)
         self.floats = _FLOATS.empty((min(size, len(table)) * num_targets,), torch.float32, table.device)
         self.losses = torch.zeros(num_targets, dtype=torch.float32, device=table.device)
@@ -176,13 +177,12 @@ class _Part:
         self.shifts = []
         # Finding the largest logits and subtracting them takes a CPU as long as all else that is done to logits, and
         # is hardly ever needed; where it is, a block is computed once more.  On a GPU, to know that would take longer.
-        try_unshifted = table.device.type == "cpu" and table.dtype != torch.float16
+        shifted = table.device.type != "cpu" or table.dtype == torch.float16
         for block, logits, true_places in self.blocks:
-            results = self._exponentiate(block, logits, true_places, shifted=not try_unshifted)
-            if try_unshifted and not bool(results[1].abs().max() < MOST_UNSHIFTED):
-                try_unshifted = False
-                results = self._exponentiate(block, logits, true_places, shifted=True)
-            true_logits, normalizers, shift = results
+            true_logits, normalizers, shift = self._exponentiate(block, logits, true_places, shifted)
+            if not shifted and not bool(normalizers.abs().max() < MOST_UNSHIFTED):
+                shifted = True
+                true_logits, normalizers, shift = self._exponentiate(block, logits, true_places, shifted)
             self.losses[true_places[1]] -= true_logits
             own = self.normalizers[: len(normalizers)]
             torch.logaddexp(own, normalizers, out=own)
@@ -231,14 +231,14 @@ class _Part:
     def _floats_like(self, logits: torch.Tensor) -> torch.Tensor:
         return self.floats[: logits.numel()].view_as(logits)
 
-    def _find_true(self, target_ids: torch.LongTensor, edges: list[int]) -> list[tuple[torch.LongTensor, ...]]:
-        """For each block the places of the true ids in it, `(rows, columns)`."""
-        edges = target_ids.new_tensor(edges)
-        blocks = torch.bucketize(target_ids, edges, right=True) - 1
-        columns = blocks.argsort(stable=True)
-        numbers = torch.bincount(blocks, minlength=len(edges) - 1).tolist()
-        rows = (target_ids - edges[blocks])[columns]
-        return list(zip(rows.split(numbers), columns.split(numbers), strict=True))
+
+def _find_true(target_ids: torch.LongTensor, edges: torch.LongTensor) -> list[tuple[torch.LongTensor, ...]]:
+    """For each block between two edges the places of the true ids in it, `(rows, columns)`."""
+    blocks = torch.bucketize(target_ids, edges, right=True) - 1
+    columns = blocks.argsort(stable=True)
+    numbers = torch.bincount(blocks, minlength=len(edges) - 1).tolist()
+    rows = (target_ids - edges[blocks])[columns]
+    return list(zip(rows.split(numbers), columns.split(numbers), strict=True))
 
 
 def _put_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, add: bool) -> None:

@@ -38,22 +38,22 @@ class PackedMask:
             mask: what is visible, `(batch, 1, queries, keys)`; all if None.
             queries, keys: for each sample the places of its real tokens, ascending.
         """
-        hidden = [None] * len(queries)
-        for sample, places in enumerate(zip(queries, keys, strict=True) if mask is not None else ()):
-            visible = mask[sample, 0, places[0]][:, places[1]]
-            hidden[sample] = None if visible.all() else ~visible
+        hidden = []
+        for sample, (own_queries, own_keys) in enumerate(zip(queries, keys, strict=True)):
+            visible = None if mask is None else mask[sample, 0, own_queries][:, own_keys]
+            hidden.append(None if visible is None or visible.all() else ~visible)
         return cls([len(places) for places in queries], [len(places) for places in keys], hidden)
 
 
 def packed_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: PackedMask, num_heads: int
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: PackedMask, num_heads: int, scaling: float
 ) -> torch.Tensor:
     """Multi-head attention, computed in float32 if in less was asked; `(..., heads * head_dim)`, in and out.
 
     The dimensions in front hold the real tokens of one sample after the other. Can be differentiated once.
     """
     query, key, value = (states.float() if states.dtype.itemsize < 4 else states for states in (query, key, value))
-    return _PackedAttention.apply(query * (query.shape[-1] // num_heads) ** -0.5, key, value, mask, num_heads)
+    return _PackedAttention.apply(query * scaling, key, value, mask, num_heads)
 
 
 class _PackedAttention(torch.autograd.Function):

@@ -379,6 +379,20 @@ def test_linear_cross_entropy_equals_the_plain_one(dtype, weight_dtype, monkeypa
         torch.testing.assert_close(found, expected, **tolerance)
 
 
+def summed_losses_and_gradients(states, weight, ids):
+    """Of one vocabulary, by plain float64 and by `linear_cross_entropy`: two lists of the sum and both gradients."""
+    results = []
+    for compute in (
+        lambda states, weight: F.cross_entropy(states.double() @ weight.double().T, ids, reduction="sum"),
+        lambda *x: linear_cross_entropy(*x, ids, 0 * ids, torch.ones(len(ids)), [0], [len(weight)])[0],
+    ):
+        leaves = states.clone().requires_grad_(), weight.clone().requires_grad_()
+        total = compute(*leaves)
+        total.backward()
+        results.append([total.detach().double(), *(leaf.grad.double() for leaf in leaves)])
+    return results
+
+
 @pytest.mark.parametrize("offset", [0.0, 200.0, -200.0])
 def test_linear_cross_entropy_of_logits_whose_exponentials_are_no_floats(offset, monkeypatch):
     monkeypatch.setattr("modeling_nano4m.linear_cross_entropy.BLOCK_SIZE", 24)  # four rows at a time
@@ -386,16 +400,7 @@ def test_linear_cross_entropy_of_logits_whose_exponentials_are_no_floats(offset,
     states, weight, ids = torch.randn(20, 6), torch.randn(15, 6), torch.randint(15, (20,))
     states[:, 0], weight[:, 0] = 1.0, weight[:, 0] + offset
     weight[5:, 0] += 30  # so that blocks differ
-    results = []
-    for compute in (
-        lambda states, weight: F.cross_entropy(states.double() @ weight.double().T, ids, reduction="sum"),
-        lambda *x: linear_cross_entropy(*x, ids, 0 * ids, torch.ones(20), [0], [15])[0],
-    ):
-        leaves = states.clone().requires_grad_(), weight.clone().requires_grad_()
-        total = compute(*leaves)
-        total.backward()
-        results.append([total.float(), *(leaf.grad for leaf in leaves)])
-    for expected, found in zip(*results, strict=True):
+    for expected, found in zip(*summed_losses_and_gradients(states, weight, ids), strict=True):
         assert (found - expected).norm() < 1e-3 * expected.norm()
 
 
@@ -407,17 +412,9 @@ def test_linear_cross_entropy_of_targets_that_are_nearly_certain(dtype):
     weight = F.normalize(weight)
     states = (F.normalize(states) + 2 * weight[ids]) * 8
     states, weight = states.to(dtype), weight.to(dtype)
-    results = []
-    for compute in (
-        lambda states, weight: F.cross_entropy(states.double() @ weight.double().T, ids, reduction="sum"),
-        lambda *x: linear_cross_entropy(*x, ids, 0 * ids, torch.ones(64), [0], [100])[0],
-    ):
-        leaves = states.clone().requires_grad_(), weight.clone().requires_grad_()
-        total = compute(*leaves)
-        total.backward()
-        assert 0 < total / 64 < 0.05
-        results.append([leaf.grad.double() for leaf in leaves])
-    for expected, found in zip(*results, strict=True):
+    results = summed_losses_and_gradients(states, weight, ids)
+    assert all(0 < total / 64 < 0.05 for total, *_ in results)
+    for expected, found in zip(*(gradients for _, *gradients in results), strict=True):
         assert (found - expected).norm() < (1e-3 if dtype == torch.float32 else 0.05) * expected.norm()
 
 
