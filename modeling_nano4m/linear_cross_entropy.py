@@ -15,7 +15,7 @@ import torch
 
 from .layers_nano4m import as_multiplied
 
-# Bytes of logits held at a time, where they have a place of their own.
+# Bytes of logits held at a time besides those that stand where gradients will.
 LOGITS_AT_ONCE = 2**26
 # Numbers of the weights taken at a time: few stay in a CPU's cache, many keep a GPU busy.
 BLOCK_SIZE, GPU_BLOCK_SIZE = 2**22, 2**25
@@ -35,10 +35,10 @@ class _LentMemory(threading.local):
         self.borrower = lambda: None
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """An uninitialised tensor; on other devices than the CPU an ordinary one."""
-        if device.type != "cpu":
-            return torch.empty(shape, dtype=dtype, device=device)
+        """An uninitialised tensor; an empty one, or one on another device than the CPU, is an ordinary one."""
         num_bytes = math.prod(shape) * dtype.itemsize
+        if device.type != "cpu" or not num_bytes:
+            return torch.empty(shape, dtype=dtype, device=device)
         if self.borrower() is not None or self.memory.numel() < num_bytes:
             self.memory = torch.empty(num_bytes, dtype=torch.uint8)
         array = self.memory.numpy()[:num_bytes]
@@ -112,16 +112,18 @@ def _linear_cross_entropy(
         mine = torch.isin(modality_ids, modality_ids.new_tensor(modalities)).nonzero()[:, 0]
         mine = mine[sizes[mine].argsort(descending=True, stable=True)]
         while len(mine):
-            part = room = None  # so that their memory can be lent again
+            part = None  # so that its memory can be lent again
             rows = slice(first_row, first_row + int(sizes[mine[0]]))
             # The first product is written, the others are added: nothing is set to zero only to add to it.
             is_first = needs_gradients and begun <= rows.start
             if needs_gradients:
                 weight_gradient[begun : rows.start if is_first else rows.stop].zero_()
                 begun = max(begun, rows.stop)
-            # Until the gradient of the rows is written, the exponentials of their logits stand in its place.
-            room = weight_gradient[rows] if is_first else _logits_room(rows.stop - rows.start, hidden_states)
-            some, mine = mine.tensor_split([room.shape[1] * room.itemsize // hidden_states.itemsize])
+            # Until the gradient of the rows is written, exponentials of their logits stand in its place.
+            room = weight_gradient[rows if is_first else slice(0)].flatten().view(hidden_states.dtype)
+            num_rows = rows.stop - rows.start
+            at_once = (len(room) + LOGITS_AT_ONCE // hidden_states.itemsize) // num_rows
+            some, mine = mine.tensor_split([max(1, at_once)])
             part = _Part(hidden_states[some], target_ids[some], sizes[some], table[rows], room)
             losses[some] = part.losses
             if needs_gradients:
@@ -139,11 +141,6 @@ def _(hidden_states, weight, target_ids, modality_ids, token_weights, first_rows
     return token_weights.new_empty(()), torch.empty_like(token_weights), token_weights.new_empty(()), *gradients
 
 
-def _logits_room(vocab_size: int, hidden_states: torch.Tensor) -> torch.Tensor:
-    num_targets = max(1, LOGITS_AT_ONCE // (vocab_size * hidden_states.itemsize))
-    return _LOGITS.empty((vocab_size, num_targets), hidden_states.dtype, hidden_states.device)
-
-
 class _Part:
     """Some targets over the vocabularies that begin at one row, a block of whose rows is worked on at a time.
 
@@ -155,7 +152,8 @@ class _Part:
         target_ids: `(targets,)` int64.
         vocab_sizes: of each target, `(targets,)` int64, the largest first.
         table: weights of the longest vocabulary, `(rows, hidden_size)`, in the type of the states.
-        room: contiguous memory with as many rows, where the logits' exponentials stand until gradients are asked for.
+        room: memory where exponentials of logits stand, as far as there is room, until gradients are asked for, which
+            may be written there: flat, as many numbers for each row; or empty.
     """
 
     def __init__(self, hidden_states, target_ids, vocab_sizes, table, room):
@@ -166,9 +164,8 @@ class _Part:
         blocks = [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
         edges = vocab_sizes.new_tensor(edges)
         counts = (vocab_sizes > edges[:-1, None]).sum(1).tolist()
-        places = [room[block].flatten().view(table.dtype) for block in blocks]
         shapes = [(block.stop - block.start, count) for block, count in zip(blocks, counts, strict=True)]
-        logits = [place[: math.prod(shape)].view(shape) for place, shape in zip(places, shapes, strict=True)]
+        logits = _lay_out(shapes, [block.start * len(room) // len(table) for block in blocks], room)
         self.blocks = list(zip(blocks, logits, _find_true(target_ids, edges), strict=True))
         num_targets = len(hidden_states)
         self.floats = _FLOATS.empty((min(size, len(table)) * num_targets,), torch.float32, table.device)
@@ -230,6 +227,23 @@ class _Part:
 
     def _floats_like(self, logits: torch.Tensor) -> torch.Tensor:
         return self.floats[: logits.numel()].view_as(logits)
+
+
+def _lay_out(shapes: list[tuple[int, int]], starts: list[int], room: torch.Tensor) -> list[torch.Tensor]:
+    """Memory for tensors of these shapes, one after the other, none before its start: in `room`, the last ones outside
+    where it is full."""
+    spans, end = [], 0
+    for shape, start in zip(shapes, starts, strict=True):
+        begin, end = max(start, end), max(start, end) + math.prod(shape)
+        if end > len(room) > begin:  # none stands half in, half outside
+            begin, end = len(room), len(room) + math.prod(shape)
+        spans.append(slice(begin, end))
+    outside = _LOGITS.empty((max(0, end - len(room)),), room.dtype, room.device)
+    memory = [
+        room[span] if span.stop <= len(room) else outside[span.start - len(room) : span.stop - len(room)]
+        for span in spans
+    ]
+    return [part.view(shape) for part, shape in zip(memory, shapes, strict=True)]
 
 
 def _find_true(target_ids: torch.LongTensor, edges: torch.LongTensor) -> list[tuple[torch.LongTensor, ...]]:
