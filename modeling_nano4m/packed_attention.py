@@ -1,7 +1,8 @@
 """Attention on a CPU without padding: the tokens of all samples stand in a row, and each sees those of its own sample.
 
-Short samples are computed with plain matrix products, which takes a CPU half as long as its fused kernel does. Long
-ones go to that kernel. Neither keeps attention weights for the backward pass.
+Short samples are computed with plain matrix products, which takes a CPU half as long as its fused kernel does; their
+attention weights are kept for the backward pass, a fifth of what else a layer keeps of them at most. Long ones go to
+that kernel, which keeps none.
 """
 
 from collections.abc import Iterator
@@ -62,17 +63,20 @@ class _PackedAttention(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # turns autocast off, which would cast for each product
     def forward(ctx, query, key, value, mask, num_heads):
-        output, normalizers = query.new_empty(query.shape), []
+        output, kept = query.new_empty(query.shape), []  # of each sample, its weights or its normalizers
         samples = _samples(mask, num_heads, (query, output), (key, value))
         for (own_query, own_output, own_key, own_value), hidden in samples:
             if _is_short(own_query, own_key):
-                own_output.copy_(torch.bmm(_weights(own_query, own_key, hidden), own_value))
+                scores = torch.bmm(own_query, own_key.mT)  # `@` would copy what is not contiguous
+                weights = (scores if hidden is None else scores.masked_fill_(hidden, -torch.inf)).softmax(-1)
+                own_output.copy_(torch.bmm(weights, own_value))
+                kept.append(weights)
             else:
                 states = (own[None] for own in (own_query, own_key, own_value))
                 result, own_normalizers = _fused(*states, attn_mask=_bias(hidden, query.dtype), scale=1.0)
                 own_output.copy_(result[0])
-                normalizers.append(own_normalizers)
-        ctx.save_for_backward(query, key, value, *([output, *normalizers] if normalizers else []))
+                kept.append(own_normalizers)
+        ctx.save_for_backward(query, key, value, output, *kept)
         ctx.mask, ctx.num_heads = mask, num_heads
         return output
 
@@ -80,23 +84,21 @@ class _PackedAttention(torch.autograd.Function):
     @custom_bwd(device_type="cpu")
     @once_differentiable
     def backward(ctx, output_gradient):
-        query, key, value, *of_long = ctx.saved_tensors
-        output, *normalizers = of_long or [query]  # which only long samples look at
+        query, key, value, output, *kept = ctx.saved_tensors
         gradients = [states.new_empty(states.shape) for states in (query, key, value)]
         of_queries = output_gradient, query, output, gradients[0]
         samples = _samples(ctx.mask, ctx.num_heads, of_queries, (key, value, *gradients[1:]))
-        for own, hidden in samples:
+        for (own, hidden), own_kept in zip(samples, kept, strict=True):
             given, own_query, own_output, query_gradient, own_key, own_value, key_gradient, value_gradient = own
             if _is_short(own_query, own_key):
-                weights = _weights(own_query, own_key, hidden)
-                value_gradient.copy_(torch.bmm(weights.mT, given))
-                scores = torch._softmax_backward_data(torch.bmm(given, own_value.mT), weights, -1, weights.dtype)
+                value_gradient.copy_(torch.bmm(own_kept.mT, given))
+                scores = torch._softmax_backward_data(torch.bmm(given, own_value.mT), own_kept, -1, query.dtype)
                 query_gradient.copy_(torch.bmm(scores, own_key))
                 key_gradient.copy_(torch.bmm(scores.mT, own_query))
             else:
                 states = (part[None] for part in (given, own_query, own_key, own_value, own_output))
                 bias = _bias(hidden, query.dtype)
-                results = _fused_backward(*states, normalizers.pop(0), 0.0, False, attn_mask=bias, scale=1.0)
+                results = _fused_backward(*states, own_kept, 0.0, False, attn_mask=bias, scale=1.0)
                 for gradient, result in zip((query_gradient, key_gradient, value_gradient), results, strict=True):
                     gradient.copy_(result[0])
         return *gradients, None, None
@@ -115,11 +117,6 @@ def _samples(mask: PackedMask, num_heads: int, of_queries: tuple, of_keys: tuple
 
 def _is_short(query: torch.Tensor, key: torch.Tensor) -> bool:
     return query.shape[1] * key.shape[1] <= MOST_PAIRS
-
-
-def _weights(query: torch.Tensor, key: torch.Tensor, hidden: torch.BoolTensor | None) -> torch.Tensor:
-    scores = torch.bmm(query, key.mT)  # `@` would copy what is not contiguous
-    return (scores if hidden is None else scores.masked_fill_(hidden, -torch.inf)).softmax(-1)
 
 
 def _bias(hidden: torch.BoolTensor | None, dtype: torch.dtype) -> torch.Tensor | None:
