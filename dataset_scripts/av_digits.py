@@ -248,6 +248,7 @@ class AVDigits(datasets.GeneratorBasedBuilder):
                     "audio_valid": valid,
                     "sampling_rate": SAMPLING_RATE,
                     "text": caption(DIGITS[digit], draw),
+                    "cues": [],
                     "label": digit,
                     "speaker": recording.speaker,
                 },

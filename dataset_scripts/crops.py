@@ -2,17 +2,20 @@
 
 Crop 0 is the clip itself, or the middle of it. Every other one shows a box of the picture, the same in all frames
 (random resized crop, Szegedy et al. 2015, arXiv:1409.4842), and, if clips are longer than what the tokenizers take,
-a window of time that frames and sound share. Nothing is mirrored, for texts say left and right. A text stays that
-of the whole clip.
+a window of time that frames, sound and text share; a text stays whole where it is not known when it is said. Nothing
+is mirrored, for texts say left and right.
 
 Where box and window lie follows from the name of the clip and the number of the crop alone.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+from dataset_scripts.transcripts import Transcript
 
 AREAS = (0.5, 1.0)  # of the box, as parts of the picture's
 ASPECTS = (3 / 4, 4 / 3)  # width to height of the box, relative to the picture's
@@ -75,3 +78,9 @@ class Crop:
         first = round(samples_per_frame * self.first_frame(spare)) if spare else 0
         first = min(first, max(0, len(samples) - num_samples))
         return samples[first : first + num_samples]
+
+    def text(self, text: str, cues: Iterable[dict], num_frames: int, spare: int, seconds_per_frame: float) -> str:
+        """What is said in the same window of `num_frames`, of the columns `text` and `cues` of a clip."""
+        first = self.first_frame(spare)
+        transcript = Transcript.from_columns(text, cues)
+        return transcript.cut(first * seconds_per_frame, (first + num_frames) * seconds_per_frame).text

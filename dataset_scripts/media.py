@@ -115,17 +115,17 @@ def probe(path: str | Path) -> MediaInfo:
         return MediaInfo(duration, first, frame_seconds, audio is not None, index)
 
 
-def sound_seconds(path: str | Path) -> float:
-    """The end of the first audio stream, seconds; reads packet times, decodes nothing.
+def sound_seconds(path: str | Path, language: str | None = None) -> float:
+    """The end of the audio stream that `AudioReader` reads, seconds; reads packet times, decodes nothing.
 
     Raises:
         MediaError: no sound in the file, or times beyond reason.
     """
     with open_container(path) as container:
-        video, audio = _first_streams(container)
+        audio = in_language([s for s in container.streams.audio if s.codec_context], language)
         if audio is None:
             raise MediaError("no audio stream")
-        origin, end, num_packets = _origin(video, audio), 0.0, 0
+        origin, end, num_packets = stream_origin(container), 0.0, 0
         for packet in _packets(container, audio):
             if packet.pts is not None:
                 num_packets += 1

@@ -106,7 +106,7 @@ class MediaRowsConfig(VideoClipsConfig):
 class MediaRows(VideoClips):
     """Builder of the rows described at the top of this module."""
 
-    VERSION = datasets.Version("1.1.0")
+    VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = MediaRowsConfig
     _tables: Tables | None = None
 
@@ -139,8 +139,8 @@ class MediaRows(VideoClips):
             text = sources.get("transcript") or self._text_of(sample) or Transcript()
             empty = True
             for start, end, images, (samples, valid) in self._windows(sample):
-                spoken = text.window(start, end) if end else text.text
-                if images or valid or spoken.strip():
+                spoken = text.cut(start, end) if end else text
+                if images or valid or spoken.text.strip():
                     empty = False
                     yield {
                         "start": start,
@@ -149,7 +149,7 @@ class MediaRows(VideoClips):
                         "audio": samples if valid else samples[:0],
                         "audio_valid": valid,
                         "sampling_rate": self.config.sampling_rate,
-                        "text": spoken,
+                        **spoken.columns(),
                     }
             if empty:
                 raise MediaError("has neither picture nor sound nor text")
@@ -188,7 +188,7 @@ class MediaRows(VideoClips):
             reader, images = None, []
             if sample["audio"] is not None:
                 try:
-                    seconds = sound_seconds(sample["audio"])
+                    seconds = sound_seconds(sample["audio"], config.language)
                     reader = AudioReader(sample["audio"], config.sampling_rate, config.language)
                     stack.enter_context(reader)
                 except MediaError as error:
@@ -254,7 +254,7 @@ class MediaRows(VideoClips):
             sample = self._opened(stack, folder, name, sources)
             written, sound, seconds = self._text_of(sample), sample["audio"] or sample["video"], 0.0
             if written is None and sound is not None:
-                seconds = sound_seconds(sound)
+                seconds = sound_seconds(sound, self.config.language)
             return written, self._sound(sound, seconds)
 
     def _opened(self, stack: ExitStack, folder: Path, name: str, sources: dict) -> dict:

@@ -24,7 +24,7 @@ from datasets.fingerprint import Hasher
 from dataset_scripts.crops import Crop
 
 # Part of every cache key: change it when the ids change though data and tokenizers do not.
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 TOKENS_FILE = "tokens.json"
 ROWS_PER_SHARD = 1000
 ROWS_PER_FILE = 10_000
@@ -112,27 +112,30 @@ class TokenizeClips:
         for name, tokenizer in self.tokenizers.items():
             crops = []
             for number in range(self.num_crops):
-                # A text is the same in every crop, and so is sound that has no time to spare.
-                alike = crops and (name == "text" or (name == "audio" and not self.spare))
+                # Without time to spare, text and sound are the same in every crop.
+                alike = crops and name != "image" and not self.spare
                 crops.append(crops[0] if alike else self._encode_crop(name, tokenizer, batch, number, present[name]))
             rows[f"{name}_ids"] = [ids for clip in zip(*crops, strict=True) for ids in clip]
         return rows
 
     def _encode_crop(self, name: str, tokenizer, batch: dict, number: int, present: np.ndarray) -> list[np.ndarray]:
         media = batch[MEDIA_COLUMNS[name]]
-        if name != "text" and (number or self.spare):
+        if self.spare or (number and name == "image"):
             crops = [Crop.draw(str(clip_id), number) for clip_id in batch["clip_id"]]
-            seconds = np.asarray(batch["end"]) - np.asarray(batch["start"])
-            num_frames = np.maximum(1, [len(frames) for frames in batch["frames"]])
-            samples_per_frame = seconds * np.asarray(batch["sampling_rate"]) / num_frames
-
-            def cut(crop: Crop, item: np.ndarray, spacing: float) -> np.ndarray:
-                if name == "image":
-                    return crop.frames(item, self.spare)
-                return crop.samples(item, tokenizer.config.num_samples, self.spare, spacing)
-
-            clips = zip(crops, media, samples_per_frame, present, strict=True)
-            media = [cut(*clip) if there else None for *clip, there in clips]
+            num_frames = self.tokenizers["image"].config.num_frames
+            # From one frame to the next; of a video that ends within the clip they are closer together.
+            seconds = (np.asarray(batch["end"]) - np.asarray(batch["start"])) / (num_frames + self.spare)
+            if name == "image":
+                clips = zip(crops, media, present, strict=True)
+                media = [crop.frames(frames, self.spare) if there else None for crop, frames, there in clips]
+            elif name == "audio":
+                clips = zip(crops, media, seconds * np.asarray(batch["sampling_rate"]), strict=True)
+                num_samples = tokenizer.config.num_samples
+                media = [crop.samples(sound, num_samples, self.spare, spacing) for crop, sound, spacing in clips]
+            else:
+                clips = zip(crops, media, batch.get("cues", [()] * len(media)), seconds, strict=True)
+                media = [crop.text(text, cues, num_frames, self.spare, spacing) for crop, text, cues, spacing in clips]
+                present = np.array([bool(text.strip()) for text in media], dtype=bool)
         with torch.autocast(tokenizer.device.type, torch.bfloat16, enabled=self.bf16):
             return self._encode(tokenizer, media, present)
 

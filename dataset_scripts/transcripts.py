@@ -6,8 +6,8 @@ the timeline of the file (see `dataset_scripts.media`).
 
 import html
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import isfinite
 from pathlib import Path
@@ -30,8 +30,9 @@ TEXT_CODECS = {"mov_text", "srt", "subrip", "webvtt", "ass", "ssa", "text"}  # o
 
 _TIME = r"(?:(\d{1,6}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
 _TIMING_LINE = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}")
-# <b>, </i>, <v Speaker>, <00:01.500> and {\an8}, but not "a < b" or "<3".
-_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d+:[\d:.]+>|\{\\[^{}]*\}")
+# <b>, </i>, <v Speaker> and {\an8}, but not "a < b" or "<3".
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
+_STAMP = re.compile(rf"<{_TIME}>")  # in WebVTT: when what follows is said
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,33 @@ class Transcript:
     text: str = ""
     cues: tuple[Cue, ...] | None = None
 
-    def window(self, start: float, end: float) -> str:
-        """The words whose midpoint lies in [start, end) seconds; the whole text if times are unknown.
+    def cut(self, start: float, end: float) -> "Transcript":
+        """The words whose midpoint lies in [start, end) seconds, with times from `start`; all if times are unknown.
 
         A cue that falls into the window entirely is given as it is written, and so is the whole text.
         """
         if self.cues is None:
-            return self.text
-        pieces, complete = [], True
+            return self
+        cut, complete = [], True
         for cue in self.cues:
             words = cue.words()
-            inside = [word for middle, word in words if start <= middle < end]
+            inside = [(index, word) for index, (middle, word) in enumerate(words) if start <= middle < end]
             if inside:
-                pieces.append(cue.text if len(inside) == len(words) else " ".join(inside))
+                length, text = (cue.end - cue.start) / len(words), cue.text
+                if len(inside) < len(words):
+                    text = " ".join(word for _, word in inside)
+                begun, done = cue.start + inside[0][0] * length, cue.start + (inside[-1][0] + 1) * length
+                cut.append(Cue(begun - start, done - start, text))
             complete = complete and len(inside) == len(words)
-        return self.text if complete else " ".join(pieces)
+        return Transcript(self.text if complete else " ".join(cue.text for cue in cut), tuple(cut))
+
+    def columns(self) -> dict:
+        """As in the rows of clips; without cues where times are unknown."""
+        return {"text": self.text, "cues": [asdict(cue) for cue in self.cues or ()]}
+
+    @classmethod
+    def from_columns(cls, text: str, cues: Iterable[dict]) -> "Transcript":
+        return cls(text, tuple(Cue(**cue) for cue in cues) or None)
 
 
 def read_transcript(path: str | Path) -> Transcript | None:
@@ -124,9 +137,8 @@ def parse_subtitles(text: str) -> list[Cue]:
     times, lines = None, []
 
     def finish() -> None:
-        cue_text = clean_subtitle("\n".join(lines))
-        if times is not None and cue_text:
-            cues.append(Cue(times[0], max(times), cue_text))
+        if times is not None:
+            cues.extend(_parts(times[0], max(times), "\n".join(lines)))
 
     for line in text.split("\n"):
         match = _TIMING_LINE.match(line)
@@ -147,7 +159,20 @@ def parse_subtitles(text: str) -> list[Cue]:
 
 def clean_subtitle(text: str) -> str:
     """Text of a subtitle as one line without tags and with entities such as &amp;amp; resolved."""
-    return " ".join(html.unescape(_TAG.sub("", text)).replace("\\N", " ").split())
+    return " ".join(html.unescape(_STAMP.sub("", _TAG.sub("", text))).replace("\\N", " ").split())
+
+
+def _parts(start: float, end: float, text: str) -> Iterator[Cue]:
+    """A cue without tags, or one for each part between the stamps within it that stand between words."""
+    text, begin = _TAG.sub("", text), 0
+    for stamp in _STAMP.finditer(text):
+        before, after, time = text[begin : stamp.start()], text[stamp.end() :], _seconds(*stamp.groups())
+        between_words = before[-1:].isspace() or after[:1].isspace()
+        if between_words and start <= time <= end and clean_subtitle(before) and clean_subtitle(after):
+            yield Cue(start, time, clean_subtitle(before))
+            start, begin = time, stamp.end()
+    if rest := clean_subtitle(text[begin:]):
+        yield Cue(start, end, rest)
 
 
 def from_cues(cues: list[Cue]) -> Transcript:

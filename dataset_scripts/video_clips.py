@@ -158,7 +158,8 @@ def clip_features(num_frames: int = -1, num_samples: int = -1) -> datasets.Featu
     the source folder, with "/".  start, end: seconds in the video; `end` is that of the video if it ends within the
     window.  frames: `num_frames` PNG images, RGB.  audio: `num_samples` values, mono, usually within -1 .. 1.
     audio_valid: number of its samples before the filling up with zeros, 0 for a video without sound.
-    sampling_rate: of `audio`, Hz.  text: what is said, "" if unknown.
+    sampling_rate: of `audio`, Hz.  text: what is said, "" if unknown.  cues: its parts, words or phrases, with seconds
+    from `start`, as far as is known when they are said.
     """
     return datasets.Features(
         {
@@ -171,6 +172,13 @@ def clip_features(num_frames: int = -1, num_samples: int = -1) -> datasets.Featu
             "audio_valid": datasets.Value("int32"),
             "sampling_rate": datasets.Value("int32"),
             "text": datasets.Value("string"),
+            "cues": datasets.List(
+                {
+                    "start": datasets.Value("float64"),
+                    "end": datasets.Value("float64"),
+                    "text": datasets.Value("string"),
+                }
+            ),
         }
     )
 
@@ -183,7 +191,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     anew.
     """
 
-    VERSION = datasets.Version("1.1.0")
+    VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = VideoClipsConfig
     DEFAULT_WRITER_BATCH_SIZE = 50  # rows held in memory; one may be some hundred kilobytes
     _source: SourceFolder | None = None  # of the last scan
@@ -317,7 +325,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
                 "audio": samples,
                 "audio_valid": valid,
                 "sampling_rate": self.config.sampling_rate,
-                "text": transcript.window(start, end),
+                **transcript.cut(start, end).columns(),
             }
 
     def _written(self, folder: Path, path: Path, sources: dict) -> Transcript | None:

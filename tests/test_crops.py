@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from PIL import Image
 from test_tokenization import ABSENT, make_clips
-from test_tokenizers import audio_tokenizer, image_tokenizer, text_tokenizer
+from test_tokenizers import TEXTS, audio_tokenizer, image_tokenizer, text_tokenizer
 
 from dataset_scripts.crops import AREAS, ASPECTS, Crop
 from dataset_scripts.tokenization import id_type, model_modalities, tokenize_clips
@@ -85,9 +85,25 @@ def test_longer_clips_give_windows_of_time(tokenizers, tmp_path):
     rows = tokens["train"].to_list()
     assert all(len(row["image_ids"]) == 32 and len(row["audio_ids"]) == 14 for row in rows)
     starts = [Crop.draw("0.mp4#0", number).first_frame(2) for number in range(4)]
+    assert all(row["text_ids"] == rows[0]["text_ids"] for row in rows), "nothing is known of its times"
     assert len({tuple(row["audio_ids"]) for row in rows}) == len(set(starts)) > 1
     with pytest.raises(ValueError, match="the clips have 4 frames"):
         tokenize_clips(long, tokenizers, tmp_path / "whole")
+
+
+def test_words_share_the_window_where_their_times_are_known(tokenizers, tmp_path):
+    """A word for each of the 4 frames, the last one missing; the tokenizers take 2 frames."""
+    row, words = make_clips(1)[0], TEXTS[0].split()[:3]
+    cues = [{"start": i / 4, "end": (i + 1) / 4, "text": word} for i, word in enumerate(words)]
+    row |= {"frames": row["frames"] * 2, "audio": [0.1] * 16000, "audio_valid": 16000, "end": 1.0}
+    row |= {"text": " ".join(words), "cues": cues}
+    clips = DatasetDict({"train": Dataset.from_list([row] * 2, features=clip_features(4, 16000))})
+    tokens = tokenize_clips(clips, tokenizers, tmp_path / "tokens", num_crops=6)["train"]
+    starts = [Crop.draw("0.mp4#0", number).first_frame(2) for number in range(6)]
+    assert len(set(starts)) > 1
+    expected = [" ".join(words[start : start + 2]) for start in starts]
+    token_ids, valid_mask = tokenizers["text"].encode_media(expected)
+    assert tokens["text_ids"][:] == [ids[valid].tolist() for ids, valid in zip(token_ids, valid_mask, strict=True)] * 2
 
 
 def test_ids_have_the_smallest_type_and_train_together_with_any_other(tokenizers, tmp_path):

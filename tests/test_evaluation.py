@@ -57,6 +57,7 @@ def make_rows(number: int = 6, **changes) -> Dataset:
         "audio_valid": [8000] * number,
         "sampling_rate": [16000] * number,
         "text": [TEXTS[i % 2] for i in range(number)],
+        "cues": [[]] * number,
     }
     return Dataset.from_dict({**columns, **changes}, features=clip_features(2, 8000))
 

@@ -45,6 +45,7 @@ def make_clips(size: int) -> Dataset:
                 "audio_valid": 0 if silent else 8000,
                 "sampling_rate": 16000,
                 "text": " " if ABSENT.get(i) == "text" else TEXTS[i % len(TEXTS)],
+                "cues": [],
             }
         )
     return Dataset.from_list(rows, features=clip_features(2, 8000))

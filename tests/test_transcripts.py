@@ -10,7 +10,7 @@ import pytest
 from test_video_clips import DATA, prepare, write_video
 
 from dataset_scripts.audio_reader import AudioReader
-from dataset_scripts.media import in_language
+from dataset_scripts.media import in_language, sound_seconds
 from dataset_scripts.transcripts import (
     Cue,
     Transcript,
@@ -66,7 +66,8 @@ def test_language_of_a_stream(languages, wanted, found):
 
 @pytest.fixture
 def two_tracks(tmp_path):
-    """A quiet English track and a loud Spanish one, each with its subtitles if there are real ones to take after."""
+    """A quiet English track and a loud, longer Spanish one, each with its subtitles if there are real ones to take
+    after."""
     path = tmp_path / "in" / "two.mkv"
     path.parent.mkdir()
     template = DATA / "odd" / "gen_subs.mkv"
@@ -81,9 +82,9 @@ def two_tracks(tmp_path):
             track.metadata["language"] = language
         for track in tracks:
             track.codec_context.layout = "mono"
-        for track, level in zip(tracks, (0.1, 0.5), strict=True):
-            sound = np.full((1, 8_000), level * 32767, np.int16)
-            for begin in range(0, 8_000, 400):
+        for track, level, num_samples in zip(tracks, (0.1, 0.5), (8_000, 12_000), strict=True):
+            sound = np.full((1, num_samples), level * 32767, np.int16)
+            for begin in range(0, num_samples, 400):
                 frame = av.AudioFrame.from_ndarray(sound[:, begin : begin + 400], "s16", "mono")
                 frame.sample_rate, frame.pts, frame.time_base = 8_000, begin, Fraction(1, 8_000)
                 container.mux(track.encode(frame))
@@ -110,6 +111,7 @@ def test_the_tracks_of_a_language(two_tracks, tmp_path, language, level, text):
     with AudioReader(two_tracks, 8_000, language) as reader:
         samples, valid = reader.read(0.0, 1.0, 8_000)
     assert valid == 8_000 and np.allclose(samples, level, atol=0.01)
+    assert sound_seconds(two_tracks, language) == pytest.approx(1.5 if language == "es" else 1.0)
     clips, _ = prepare(two_tracks.parent, tmp_path / "out", language=language)
     assert np.allclose(clips["train"][0]["audio"], level, atol=0.01)
     if DATA.is_dir():
@@ -121,7 +123,14 @@ def test_webvtt_notes_settings_and_tags():
         "WEBVTT - title\n\nNOTE\nnot spoken\n\nSTYLE\n::cue {}\n\nintro\n00:00.900 --> 00:02.600 align:start\n"
         "<v Bob><b>lay</b> white</v> <00:01.500><c.red>now</c> &amp; then\n"
     )
-    assert parse_subtitles(text) == [Cue(0.9, 2.6, "lay white now & then")]
+    assert parse_subtitles(text) == [Cue(0.9, 1.5, "lay white"), Cue(1.5, 2.6, "now & then")]
+
+
+def test_webvtt_times_of_words_but_not_of_syllables():
+    text = (
+        "00:01.000 --> 00:03.000\nka<00:01.200>ra<00:01.400>oke<00:02.000><c> night</c> <00:09.000>out <00:02.500>\n"
+    )
+    assert parse_subtitles(text) == [Cue(1.0, 2.0, "karaoke"), Cue(2.0, 3.0, "night out")]
 
 
 def test_subrip_without_empty_lines_between_cues():
@@ -156,19 +165,26 @@ def test_plain_text_keeps_its_lines(tmp_path):
 
 def test_words_go_where_their_midpoint_is():
     transcript = Transcript("a b  c d!", (Cue(0.0, 4.0, "a b  c d"),))
-    assert transcript.window(0, 4) == "a b  c d!"  # all of it: as written
-    assert transcript.window(0, 2) == "a b"
-    assert transcript.window(1.5, 2.5) == "b"  # midpoints 0.5, 1.5, 2.5, 3.5: start included, end not
-    assert transcript.window(4, 8) == ""
+    assert transcript.cut(0, 4).text == "a b  c d!"  # all of it: as written
+    assert transcript.cut(0, 2).text == "a b"
+    assert transcript.cut(1.5, 2.5).text == "b"  # midpoints 0.5, 1.5, 2.5, 3.5: start included, end not
+    assert transcript.cut(4, 8).text == ""
     two = Transcript("one  two three", (Cue(0, 2, "one  two"), Cue(2, 4, "three")))
-    assert two.window(0, 2) == "one  two"  # a whole cue: as written
-    assert Transcript("anything").window(3, 6) == "anything"
+    assert two.cut(0, 2).text == "one  two"  # a whole cue: as written
+    assert two.cut(1, 4) == Transcript("two three", (Cue(0, 1, "two"), Cue(1, 3, "three")))  # times from the cut on
+    assert two.cut(1, 4) == Transcript.from_columns(**two.cut(1, 4).columns())
+    assert Transcript("anything").cut(3, 6).text == "anything"
+    assert Transcript.from_columns(**Transcript("anything").columns()) == Transcript("anything")
 
 
 def test_metadata():
     words = [{"start": 1, "end": 2, "word": "two"}, {"start": 0, "end": 1.0, "word": "One"}]
     transcript = from_metadata({"text": "One, two.", "words": words})
-    assert (transcript.window(0, 2), transcript.window(0, 1), transcript.window(1, 2)) == ("One, two.", "One", "two")
+    assert (transcript.cut(0, 2).text, transcript.cut(0, 1).text, transcript.cut(1, 2).text) == (
+        "One, two.",
+        "One",
+        "two",
+    )
     assert from_metadata({"words": words}).text == "One two"
     assert from_metadata({"text": "", "words": None}) == Transcript("")
     assert from_metadata({"file_name": "a.mp4"}) is None and from_metadata({"text": []}) is None
