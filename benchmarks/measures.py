@@ -289,7 +289,7 @@ def generate(side: str, sizes: Sizes) -> dict:
     condition = condition.to(sizes.device)
     if side == "ours":
         batch_size = sizes.generation_batch_size
-        model, scheduler = our_model(sizes).eval(), UnmaskingScheduler(schedule="linear", order="random")
+        model, scheduler = our_model(sizes).eval(), UnmaskingScheduler(schedule="constant", order="random")
 
         def run(num_steps: int) -> torch.Tensor:
             return model.generate(
