@@ -45,6 +45,7 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5",
             "parameterized>=0.9",
+            "pocketsphinx>=5.0",
             "pytest>=8",
             "ruff>=0.9",
             "vector-quantize-pytorch>=1.20",

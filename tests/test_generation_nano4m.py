@@ -42,6 +42,22 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(target, order):
     assert not torch.equal(model.generate(audio, target, seed=50), model.generate(audio, target, seed=90))
 
 
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_samples_of_a_batch_may_have_different_conditions(order):
+    """All of both modalities, a part of one, nothing at all; with guidance, whose other branch is given nothing."""
+    model = make_model()
+    masks = {name: torch.ones_like(ids, dtype=torch.bool) for name, ids in CONDITION.items()}
+    masks["image"][1:], masks["audio"][1, 4:], masks["audio"][2] = False, False, False
+    options = {"scheduler": UnmaskingScheduler(order=order), "guidance_scale": 2.0, "top_p": 0.9}
+    together = model.generate(CONDITION, "text", valid_masks=masks, seed=[5, 6, 7], **options)
+    for i in range(3):
+        one, mask = ({name: item[i : i + 1] for name, item in items.items()} for items in (CONDITION, masks))
+        alone = model.generate(one, "text", valid_masks=mask, seed=[5 + i], **options)
+        assert torch.equal(alone[0], together[i])
+    nothing = model.generate({}, "text", batch_size=1, seed=[7], **options)
+    assert torch.equal(nothing[0], together[2]), "what is not valid is as good as not given"
+
+
 def test_given_target_tokens_are_kept_and_nothing_is_given_is_legal():
     model = make_model()
     mask = torch.zeros(3, 12, dtype=torch.bool)
@@ -74,8 +90,22 @@ def test_schedules_are_even():
     known = UnmaskingScheduler("cosine").known_after_step(8, torch.tensor([64, 3, 0]))
     assert known[:, -1].tolist() == [64, 3, 0] and (known.diff(dim=1) >= 0).all()
     assert known[0, 0] < 64 / 8
+    known = UnmaskingScheduler("linear").known_after_step(8, torch.tensor([64]))[0]
+    assert known.tolist() == [1, 4, 9, 16, 25, 36, 49, 64], "steps that grow evenly"
+    for name, expected in (("constant", [1, 1, 1]), ("linear", [1, 0.5, 0.25]), ("cosine", [1, 0.5**0.5, 0.3827])):
+        scheduler = UnmaskingScheduler(temperature_schedule=name)
+        assert [scheduler.temperature_factor(x) for x in (0, 0.5, 0.75)] == pytest.approx(expected, abs=1e-4)
     with pytest.raises(ValueError, match="order"):
         UnmaskingScheduler(order="up")
+
+
+def test_confidence_order_takes_the_surest_first_and_noise_less_and_less():
+    log_probabilities, noise = torch.tensor([[-0.1, -2.0, -1.0]]), torch.tensor([[0.1, 0.9, 0.5]])
+    surest = UnmaskingScheduler(order="confidence", confidence_temperature=0.0)
+    assert torch.equal(surest.priority(log_probabilities, noise, 0.0), log_probabilities)
+    noisy = UnmaskingScheduler(order="confidence", confidence_temperature=4.0)
+    assert noisy.priority(log_probabilities, noise, 0.0).argmax() == 1
+    assert noisy.priority(log_probabilities, noise, 0.95).argmax() == 0
 
 
 @torch.no_grad()

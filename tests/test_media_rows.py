@@ -13,11 +13,13 @@ import pytest
 import soundfile
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
+from loopback_hub import loopback_hub
 from PIL import Image
+from test_hub import run_script
 from test_video_clips import SMALL, write_video
 
 from dataset_scripts.media_rows import MediaRows, MediaRowsConfig, read_picture
-from dataset_scripts.prepare import prepare_clips
+from dataset_scripts.prepare import load_clips, prepare_clips
 
 COLOURS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -250,6 +252,25 @@ def test_a_data_set_and_a_column_mapping(tmp_path, table):
     clips, _ = prepare(tmp_path / "files", tmp_path / "parquet", image_column="picture")
     assert list(summaries(clips["train"]).values()) == list(expected.values())
     assert summaries(clips["validation"]) == {"validation/0#0": ("blue", None, "two")}
+
+
+def test_a_data_set_of_the_hub_by_its_name(tmp_path, table):
+    table.to_parquet(tmp_path / "rows.parquet")
+    with loopback_hub() as hub:
+        files = {"data/train-00000-of-00001.parquet": (tmp_path / "rows.parquet").read_bytes()}
+        hub.repositories["someone/pictures"] = {".gitattributes": b"", **files}
+        words = "--builder media_rows --data_dir someone/pictures --image_column picture --text_column label"
+        words += " --output_dir out --num_frames 4 --image_size 16 --sampling_rate 8000 --clip_seconds 1"
+        done = run_script("prepare_dataset.py", f"{words} --validation_fraction 0", tmp_path, **hub.environment())
+    assert done.returncode == 0, done.stderr
+    found = summaries(load_clips(tmp_path / "out")["train"])
+    assert found == {
+        "0#0": ("red", 0.25, "cat"),
+        "1#0": ("blue", None, "dog"),
+        "2#0": (None, 0.25, "dog"),
+        "3#0": (None, None, "cat"),
+        "4#0": (None, None, "cat"),
+    }
 
 
 def test_parquet_files_beside_media_are_no_data_set(tmp_path, table):

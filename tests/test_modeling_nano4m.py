@@ -123,7 +123,36 @@ def test_loss_averages_over_the_modalities_present():
     output = model(**batch)
     torch.testing.assert_close(output.loss, output.losses["audio"])
     output.loss.backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad.isfinite().all() for p in model.parameters()), "all are used, whichever modalities are asked for"
+
+
+def test_every_position_of_every_modality_at_once():
+    model = make_model()
+    everything = [[], []]
+    for index, name in enumerate(model.config.modality_names):
+        number = model.config.num_tokens_of(name)
+        everything[0] += [index] * number
+        everything[1] += range(number)
+    modality_ids, position_ids = torch.tensor(everything)[:, None]
+    batch = {"ids": torch.zeros_like(modality_ids), "modality_ids": modality_ids, "position_ids": position_ids}
+    output = model(**{f"{side}_{key}": value for side in ("input", "target") for key, value in batch.items()})
+    assert output.loss.isfinite() and output.last_hidden_state.shape[1] == modality_ids.shape[1]
+
+
+def test_dropout_is_of_training_only():
+    model, batch = make_model(dropout=0.5, attention_dropout=0.5), make_batch()
+    first, second = (model.eval()(**batch).loss for _ in range(2))
+    assert torch.equal(first, second)
+    first, second = (model.train()(**batch).loss for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu", "decoder_layers": "disk"}])
+def test_a_device_map(device_map, tmp_path):
+    model, batch = make_model().eval(), make_batch()
+    model.save_pretrained(tmp_path / "model")
+    loaded = Nano4MModel.from_pretrained(tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "disk")
+    torch.testing.assert_close(loaded(**batch).loss, model(**batch).loss)
 
 
 def test_no_input_at_all_gives_finite_loss_and_gradients():

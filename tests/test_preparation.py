@@ -258,6 +258,14 @@ def test_parquet_files_stream_the_same_rows(source, tmp_path, monkeypatch):
     assert not clip_files(tmp_path / "parquet") and load_clips(tmp_path / "parquet").num_rows == arrow.num_rows
 
 
+def test_a_builder_streams_the_same_rows_without_preparing_any(source, tmp_path):
+    clips, skipped = prepare(source, tmp_path / "clips")
+    assert skipped, "some of the files are broken"
+    for split, streamed in VideoClips(data_dir=str(source), **SMALL).as_streaming_dataset().items():
+        encoded = List(Image(decode=False), length=4)
+        assert list(streamed.cast_column("frames", encoded)) == list(clips[split].cast_column("frames", encoded))
+
+
 def test_clips_are_pushed_as_a_data_set(source, tmp_path):
     words = "--data_dir in --output_dir out --num_frames 2 --image_size 16 --sampling_rate 8000 --clip_seconds 1"
     words += " --parquet true --push_to_hub --hub_dataset_id someone/clips"

@@ -82,7 +82,7 @@ def test_a_training_on_a_stream_resumes(tmp_path, ignore_data_skip):
 
     def train(folder, fails_at=None):
         stream = load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True)
-        training = arguments(folder, save_steps=3, ignore_data_skip=ignore_data_skip)
+        training = arguments(folder, save_steps=3, ema_decay=0.8, ignore_data_skip=ignore_data_skip)
         training.fails_at = fails_at
         model = make_model(dropout=0.2, attention_dropout=0.2)
         rows = StreamedRows([stream], [1], buffer_size=4)

@@ -106,6 +106,15 @@ def test_another_process_hits_the_cache_until_the_weights_change(folders):
     assert third["image_ids"] != first["image_ids"] and third["audio_ids"] == first["audio_ids"]
 
 
+def test_processes_share_the_work_and_change_nothing(folders):
+    clips, tokenizers = load_from_disk(folders / "clips"), load_tokenizers(folders / "tokenizers")
+    alone = tokenize_clips(clips, tokenizers, folders / "alone", batch_size=2)
+    for paths in cache_files(folders):
+        Path(paths).unlink()
+    shared = tokenize_clips(clips, tokenizers, folders / "shared", batch_size=2, num_proc=2)
+    assert {split: rows[:] for split, rows in shared.items()} == {split: rows[:] for split, rows in alone.items()}
+
+
 def test_a_killed_run_keeps_its_finished_shards(folders, monkeypatch):
     monkeypatch.setattr(tokenization, "ROWS_PER_SHARD", 3)
     clips, tokenizers = load_from_disk(folders / "clips"), load_tokenizers(folders / "tokenizers")

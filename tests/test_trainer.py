@@ -49,6 +49,15 @@ def make_trainer(folder, rows, **changes) -> Nano4MTrainer:
     )
 
 
+def test_training_in_bfloat16_keeps_weights_in_float32(tmp_path):
+    whole, half = (make_trainer(tmp_path / str(bf16), make_rows(8), bf16=bf16) for bf16 in (False, True))
+    before = {name: parameter.clone() for name, parameter in half.model.named_parameters()}
+    losses = [trainer.train().training_loss for trainer in (whole, half)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert all(parameter.dtype == torch.float32 for parameter in half.model.parameters())
+    assert any(not torch.equal(parameter, before[name]) for name, parameter in half.model.named_parameters())
+
+
 def test_the_logged_parts_average_over_targets_not_over_batches(tmp_path):
     """A modality that is absent from most batches must not look better for it."""
     trainer = make_trainer(tmp_path, make_rows(8), per_device_eval_batch_size=4)
