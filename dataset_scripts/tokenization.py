@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
+import multiprocess  # what `datasets` starts its processes with
 import numpy as np
 import pyarrow.compute
 import pyarrow.parquet
@@ -106,6 +107,9 @@ class TokenizeClips:
 
     @torch.inference_mode()
     def __call__(self, batch: dict) -> dict[str, list]:
+        if multiprocess.parent_process() is not None:
+            # torch's threads do not survive the fork of a worker process, which would wait for them for ever.
+            torch.set_num_threads(1)
         present = present_modalities(batch)
         rows = {name: list(np.repeat(batch[name], self.num_crops)) for name in KEPT_COLUMNS if name in batch}
         rows["crop"] = list(range(self.num_crops)) * len(batch["clip_id"])
@@ -171,7 +175,7 @@ def tokenize_clips(
         tokenizers: `name -> tokenizer`, the name being the modality.
         output_dir: where to save; reused if it already holds the same ids.
         batch_size: clips per forward pass.
-        num_proc: processes; each shard is divided among them.
+        num_proc: processes of one thread each; each shard is divided among them.
         parquet: save Parquet files of up to 10,000 rows, which training can stream, instead of Arrow files.
         num_crops: rows for each clip of the split "train", see `dataset_scripts.crops`; the others stay as they are.
             With several, clips may be longer than what the tokenizers take, sound and frames in proportion.

@@ -109,8 +109,8 @@ def test_another_process_hits_the_cache_until_the_weights_change(folders):
 def test_processes_share_the_work_and_change_nothing(folders):
     clips, tokenizers = load_from_disk(folders / "clips"), load_tokenizers(folders / "tokenizers")
     alone = tokenize_clips(clips, tokenizers, folders / "alone", batch_size=2)
-    for paths in cache_files(folders):
-        Path(paths).unlink()
+    for path in cache_files(folders):
+        Path(path).unlink()
     shared = tokenize_clips(clips, tokenizers, folders / "shared", batch_size=2, num_proc=2)
     assert {split: rows[:] for split, rows in shared.items()} == {split: rows[:] for split, rows in alone.items()}
 
