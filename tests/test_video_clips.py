@@ -395,7 +395,7 @@ def test_processes_make_no_difference_and_work_is_reused(tmp_path):
     assert again["train"][0]["text"] == "new text"
     preparation = json.loads((tmp_path / "one" / "preparation.json").read_text())
     assert preparation["num_rows"] == {"train": 5} and preparation["num_skipped"] == 2
-    assert preparation["config"]["num_frames"] == 4 and preparation["version"] == "1.1.0"
+    assert preparation["config"]["num_frames"] == 4 and preparation["version"] == "1.2.0"
 
 
 def test_builder_alone_knows_what_it_skipped(tmp_path):
