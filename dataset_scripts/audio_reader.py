@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torchaudio.functional import resample
 
-from dataset_scripts.media import MediaError, Reader, decode_frames, in_language, open_container, stream_origin
+from dataset_scripts.media import MediaError, Reader, audio_stream, decode_frames, open_container, stream_origin
 
 LONGEST_DRIFT = 0.1  # seconds; timestamps of sound are often rounded, only larger jumps are real gaps
 MAX_PHASES = 4_000_000  # size of the resampling filter
@@ -32,7 +32,7 @@ class AudioReader(Reader):
     def __init__(self, path: str | Path, sampling_rate: int, language: str | None = None):
         self.sampling_rate = sampling_rate
         self.container = open_container(path)
-        self.stream = in_language([s for s in self.container.streams.audio if s.codec_context], language)
+        self.stream = audio_stream(self.container, language)
         self._origin = stream_origin(self.container)
         self._rate = 0  # Hz of the decoded sound, known once the first frame is there
         self._pieces: list[tuple[int, np.ndarray]] = []  # (index of the first sample on the timeline, samples)

@@ -122,7 +122,7 @@ def sound_seconds(path: str | Path, language: str | None = None) -> float:
         MediaError: no sound in the file, or times beyond reason.
     """
     with open_container(path) as container:
-        audio = in_language([s for s in container.streams.audio if s.codec_context], language)
+        audio = audio_stream(container, language)
         if audio is None:
             raise MediaError("no audio stream")
         origin, end, num_packets = stream_origin(container), 0.0, 0
@@ -305,6 +305,11 @@ def in_language(streams: list, language: str | None):
     codes = LONG_CODES.get(short, (short,))
     matching = [s for s in streams if short and ((s.language or "") == short or (s.language or "").startswith(codes))]
     return next(iter(matching or streams), None)
+
+
+def audio_stream(container: av.container.InputContainer, language: str | None) -> av.AudioStream | None:
+    """The stream of sound that is read: of those that can be decoded, the one `in_language`."""
+    return in_language([stream for stream in container.streams.audio if stream.codec_context], language)
 
 
 def free_decoders() -> None:
