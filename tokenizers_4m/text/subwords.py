@@ -106,7 +106,12 @@ class SubwordModel(TokenizerContract):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Load model and vocabulary from one folder or Hub repository; see `PreTrainedModel.from_pretrained`."""
+        """Load model and vocabulary from one folder or Hub repository; see `PreTrainedModel.from_pretrained`.
+
+        Of nothing but a configuration and weights (`None`), the model has no vocabulary yet.
+        """
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, **kwargs)
         hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(
             pretrained_model_name_or_path, **{name: kwargs[name] for name in hub if name in kwargs}
