@@ -117,7 +117,7 @@ class AVDigits(datasets.GeneratorBasedBuilder):
     `clip_id` is "{split}/{number}", `video` names picture and recording, "mnist/train/17 + 3_theo_12.wav".
     """
 
-    VERSION = datasets.Version("1.2.0")
+    VERSION = datasets.Version("1.3.0")
     BUILDER_CONFIG_CLASS = AVDigitsConfig
     DEFAULT_WRITER_BATCH_SIZE = 500
 

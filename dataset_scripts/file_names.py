@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_scripts.media import MediaError
-from dataset_scripts.transcripts import TRANSCRIPT_SUFFIXES, decode_text, storable
+from dataset_scripts.transcripts import TRANSCRIPT_SUFFIXES, storable
 
 # Only names that promise media are opened: the decoder would make a "video" of any text file, too.
 VIDEO_SUFFIXES = frozenset(
@@ -18,7 +17,6 @@ VIDEO_SUFFIXES = frozenset(
 AUDIO_SUFFIXES = frozenset(".aac .ac3 .aif .aiff .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma".split())
 IMAGE_SUFFIXES = frozenset(".apng .avif .bmp .heic .jpeg .jpg .png .tif .tiff .webp".split())
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES | IMAGE_SUFFIXES
-MAX_METADATA_BYTES = 1_000_000_000
 _LANGUAGE = re.compile(r"(.+)\.[a-zA-Z]{2,3}(?:[-_][a-zA-Z0-9]{2,4})?")  # "name.en", "name.pt-BR"
 SPLITS = ("train", "validation", "test")
 SOURCE_SEPARATOR = " + "  # in `video`, between the names of what a row is made of
@@ -148,20 +146,6 @@ class Sidecars:
         options = sidecar_names(stem, language)
         found = [option if option in self._present else self._by_lower.get(option.lower()) for option in options]
         return [option for option in found if option is not None] or self._with_language.get(stem.lower(), [])[:1]
-
-
-def read_metadata_text(path: Path) -> str:
-    """The text of a metadata file.
-
-    Raises:
-        MediaError: it cannot be read or is too large.
-    """
-    try:
-        if path.stat().st_size > MAX_METADATA_BYTES:
-            raise MediaError(f"more than {MAX_METADATA_BYTES // 10**6} megabytes of metadata")
-        return decode_text(path.read_bytes())
-    except OSError as error:
-        raise MediaError(f"cannot be read ({error.strerror})") from error
 
 
 def name_inside(base: str, file_name: str) -> str | None:

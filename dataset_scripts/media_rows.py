@@ -40,8 +40,9 @@ from dataset_scripts.media import (
     probe,
     sound_seconds,
 )
-from dataset_scripts.media_sources import KINDS, scan_samples, text_entry
+from dataset_scripts.media_sources import KINDS, scan_samples
 from dataset_scripts.media_tables import Tables, is_data_set, open_tables
+from dataset_scripts.metadata_files import text_entry
 from dataset_scripts.transcripts import (
     MAX_TEXT_BYTES,
     NO_CUES,

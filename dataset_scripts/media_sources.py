@@ -5,8 +5,6 @@ a file or a `TarMember` as a dictionary, or None; and "metadata", its entry as J
 messages.  Only metadata and the headers in tar files are read here.
 """
 
-import csv
-import io
 import json
 import os
 import re
@@ -23,16 +21,14 @@ from dataset_scripts.file_names import (
     Sidecars,
     SkippedFile,
     name_inside,
-    read_metadata_text,
     sidecar_names,
     walk_folder,
 )
 from dataset_scripts.media import MediaError
-from dataset_scripts.transcripts import MAX_TEXT_BYTES, TRANSCRIPT_SUFFIXES
+from dataset_scripts.metadata_files import METADATA_FILES, read_entries, text_entry
+from dataset_scripts.transcripts import TRANSCRIPT_SUFFIXES
 
 KINDS = ("video", "image", "audio")
-METADATA_FILES = ("metadata.jsonl", "metadata.csv")
-TEXT_COLUMNS = ("text", "caption", "transcription", "transcript", "sentence")
 TEXT_SUFFIXES = (*TRANSCRIPT_SUFFIXES, ".json")
 COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 
@@ -132,50 +128,6 @@ class _Named:
     places: dict[str, str] = field(default_factory=dict)  # which line of which metadata file made a sample
 
 
-def read_entries(path: Path) -> Iterator[tuple[int, dict | None, str | None]]:
-    """The rows of a metadata.jsonl or metadata.csv.
-
-    Yields:
-        number of the line, the row, and None; or the number, None and what is wrong with it.
-
-    Raises:
-        MediaError: the file cannot be read.
-    """
-    text = read_metadata_text(path)
-    if path.suffix == ".csv":
-        yield from _csv_entries(text)
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        entry = None
-        if len(line) <= 2 * MAX_TEXT_BYTES:
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):
-                pass
-        good = isinstance(entry, dict)
-        yield number, entry if good else None, None if good else "is not a JSON object, or too long"
-
-
-def _csv_entries(text: str) -> Iterator[tuple[int, dict | None, str | None]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            yield reader.line_num, None, f"is not valid CSV ({error})"
-            if reader.fieldnames is None:
-                return
-            continue
-        if row is None:
-            return
-        if None in row:
-            yield reader.line_num, None, "has more cells than the header"
-        else:
-            yield reader.line_num, {name: value or None for name, value in row.items()}, None
-
-
 def _add_entries(samples: Samples, folder: Path, metadata: str, columns: dict, named: _Named) -> None:
     """Makes a sample of each row of a metadata file."""
     base = os.path.dirname(metadata)
@@ -227,14 +179,6 @@ def _add_entry(samples: Samples, place, base, entry: dict, fields: dict, columns
         named.places[name] = place
         references = _one_picture(samples, references, columns)
         samples.add(name, references, text_entry(entry, columns.get("text")), place)
-
-
-def text_entry(entry: dict, column: str | None) -> dict:
-    """What `from_metadata` reads of an entry: its text, from one column or the first of `TEXT_COLUMNS`, and words."""
-    columns = (column,) if column else TEXT_COLUMNS
-    text = next((entry[name] for name in columns if entry.get(name) is not None), None)
-    words = entry.get("words")
-    return {"text": text, "words": None if isinstance(words, str) else words}  # CSV knows no lists: it is another text
 
 
 def _choose_text(by_suffix: dict, column: str | None, language: str | None = None):

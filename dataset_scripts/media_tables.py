@@ -14,7 +14,8 @@ from datasets.exceptions import DatasetsError
 
 from dataset_scripts.file_names import SPLIT_NAMES, split_in_words, walk_folder
 from dataset_scripts.media import MediaError
-from dataset_scripts.media_sources import KINDS, TEXT_COLUMNS, holds_media, text_entry
+from dataset_scripts.media_sources import KINDS, holds_media
+from dataset_scripts.metadata_files import TEXT_COLUMNS, text_entry
 
 FEATURES = {"image": Image, "audio": Audio, "video": Video}
 SAVED_FILES = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves

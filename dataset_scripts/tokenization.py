@@ -95,13 +95,15 @@ class TokenizeClips:
     Args:
         tokenizers: `name -> tokenizer`, the name being the modality.
         num_crops: rows that each clip becomes, one after the other.
-        spare: by how many frames clips are longer than what the tokenizers take.
+        window: how long what the tokenizers take is, in frames (in samples if no pictures are tokenized).
+        spare: by how many of them clips are longer.
         bf16: compute in bfloat16 where autocast does.
     """
 
-    def __init__(self, tokenizers: dict, num_crops: int = 1, spare: int = 0, bf16: bool = False):
+    def __init__(self, tokenizers: dict, num_crops: int = 1, window: int = 0, spare: int = 0, bf16: bool = False):
         self.tokenizers = tokenizers
         self.num_crops = num_crops
+        self.window = window
         self.spare = spare
         self.bf16 = bf16
 
@@ -126,9 +128,8 @@ class TokenizeClips:
         media = batch[MEDIA_COLUMNS[name]]
         if self.spare or (number and name == "image"):
             crops = [Crop.draw(str(clip_id), number) for clip_id in batch["clip_id"]]
-            num_frames = self.tokenizers["image"].config.num_frames
             # From one frame to the next; of a video that ends within the clip they are closer together.
-            seconds = (np.asarray(batch["end"]) - np.asarray(batch["start"])) / (num_frames + self.spare)
+            seconds = (np.asarray(batch["end"]) - np.asarray(batch["start"])) / max(1, self.window + self.spare)
             if name == "image":
                 clips = zip(crops, media, present, strict=True)
                 media = [crop.frames(frames, self.spare) if there else None for crop, frames, there in clips]
@@ -138,7 +139,9 @@ class TokenizeClips:
                 media = [crop.samples(sound, num_samples, self.spare, spacing) for crop, sound, spacing in clips]
             else:
                 clips = zip(crops, media, batch.get("cues", [()] * len(media)), seconds, strict=True)
-                media = [crop.text(text, cues, num_frames, self.spare, spacing) for crop, text, cues, spacing in clips]
+                media = [
+                    crop.text(text, cues, self.window, self.spare, spacing) for crop, text, cues, spacing in clips
+                ]
                 present = np.array([bool(text.strip()) for text in media], dtype=bool)
         with torch.autocast(tokenizer.device.type, torch.bfloat16, enabled=self.bf16):
             return self._encode(tokenizer, media, present)
@@ -201,7 +204,7 @@ def tokenize_clips(
             raise ValueError(f"{output_dir} exists and holds no tokens: choose another --output_dir or remove it")
         if read_tokens_metadata(output_dir) == metadata and parquet == bool(token_files(output_dir)):
             return load_tokens(output_dir)[0]
-    spare = _spare_frames(clips, tokenizers) if num_crops > 1 else 0
+    window, spare = _window_of_time(clips, tokenizers) if num_crops > 1 else (0, 0)
     if not spare:
         check_clips_fit(clips, tokenizers)
     made_by = [(name, described["fingerprint"]) for name, described in metadata["modalities"].items()]
@@ -210,7 +213,7 @@ def tokenize_clips(
     tokens = DatasetDict()
     for split, rows in clips.items():
         # What is evaluated on are the clips themselves.
-        tokenize = TokenizeClips(tokenizers, num_crops if split == "train" else 1, spare, bf16)
+        tokenize = TokenizeClips(tokenizers, num_crops if split == "train" else 1, window, spare, bf16)
         tokens[split] = _map_split(split, rows, tokenize, made_by, batch_size, num_proc)
     temporary = output_dir.with_name(output_dir.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -313,7 +316,7 @@ def _map_split(
     rows = rows.with_format("numpy")
     num_shards = max(1, -(-len(rows) // ROWS_PER_SHARD))
     identity = [rows._fingerprint, CODE_VERSION, num_shards, batch_size, *made_by]
-    identity += [tokenize.num_crops, tokenize.spare, tokenize.bf16]
+    identity += [tokenize.num_crops, tokenize.window, tokenize.spare, tokenize.bf16]
     features = {name: rows.features[name] for name in KEPT_COLUMNS if name in rows.column_names}
     features["crop"] = datasets.Value("int32")
     for name, tokenizer in tokenize.tokenizers.items():
@@ -345,18 +348,25 @@ def _save_parquet(tokens: DatasetDict, folder: Path) -> None:
             rows.shard(number, index, contiguous=True).to_parquet(folder / name)
 
 
-def _spare_frames(clips: DatasetDict, tokenizers: dict) -> int:
-    """By how many frames clips are longer than what the tokenizers take; 0 unless their sound is so in proportion."""
-    if "image" not in tokenizers or "audio" not in tokenizers:
-        return 0
-    seen, heard = _first_with(clips, "image"), _first_with(clips, "audio")
-    if seen is None or heard is None:
-        return 0
-    image, audio = tokenizers["image"].config, tokenizers["audio"].config
-    in_proportion = len(seen["frames"]) * audio.num_samples == image.num_frames * len(heard["audio"])
-    if not in_proportion or heard["sampling_rate"] != audio.sampling_rate:
-        return 0
-    return max(0, len(seen["frames"]) - image.num_frames)
+def _window_of_time(clips: DatasetDict, tokenizers: dict) -> tuple[int, int]:
+    """How long what the tokenizers take is, and by how much clips are longer, in frames (or else in samples).
+
+    Nothing is to spare where frames and sound are not so in proportion.
+    """
+    seen = _first_with(clips, "image") if "image" in tokenizers else None
+    heard = _first_with(clips, "audio") if "audio" in tokenizers else None
+    length = window = 0
+    if heard is not None:
+        audio = tokenizers["audio"].config
+        length, window = len(heard["audio"]), audio.num_samples
+        if heard["sampling_rate"] != audio.sampling_rate:
+            return window, 0
+    if seen is not None:
+        num_samples, longer = window, length
+        length, window = len(seen["frames"]), tokenizers["image"].config.num_frames
+        if heard is not None and length * num_samples != window * longer:
+            return window, 0
+    return window, max(0, length - window)
 
 
 def check_clips_fit(clips: DatasetDict, tokenizers: dict) -> None:

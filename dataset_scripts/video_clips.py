@@ -7,9 +7,9 @@ folder ends up in rows or in the list of skipped files with a reason, unless the
     builder = VideoClips(data_dir="my_videos")
     dataset = prepare_clips(builder, "my_clips")  # dataset_scripts.prepare
 
-Where text is taken from, the first that exists: `metadata.jsonl` (in any folder: `file_name` relative to it, `text`
-and optionally `words` with times), a file of the same name ending in .srt, .vtt or .txt, a stream of subtitles
-inside the video, speech recognition if `asr_model` is set.
+Where text is taken from, the first that exists: `metadata.jsonl` or `metadata.csv` (in any folder: `file_name`
+relative to it, `text`, `caption` or the like, and in .jsonl optionally `words` with times), a file of the same name
+ending in .srt, .vtt or .txt, a stream of subtitles inside the video, speech recognition if `asr_model` is set.
 
 Subclasses that make their videos themselves override `source_folder`.
 """
@@ -36,7 +36,6 @@ from dataset_scripts.file_names import (
     Sidecars,
     SkippedFile,
     name_inside,
-    read_metadata_text,
     split_of,
     split_videos,
     walk_folder,
@@ -51,6 +50,7 @@ from dataset_scripts.media import (
     probe,
     slice_midpoints,
 )
+from dataset_scripts.metadata_files import METADATA_FILES, read_entries, text_entry
 from dataset_scripts.transcripts import (
     NO_CUES,
     TRANSCRIPT_SUFFIXES,
@@ -61,7 +61,6 @@ from dataset_scripts.transcripts import (
     recognise_speech,
 )
 
-METADATA_FILE = "metadata.jsonl"
 HEARD_FILES, HEARD_SECONDS = 16, 1200  # how much is handed to the speech recogniser at once
 SKIPPED_FILES = "skipped-*.json"  # beside the Arrow files of the builder's cache, one per skipped file
 
@@ -191,7 +190,7 @@ class VideoClips(datasets.GeneratorBasedBuilder):
     anew.
     """
 
-    VERSION = datasets.Version("1.2.0")
+    VERSION = datasets.Version("1.3.0")
     BUILDER_CONFIG_CLASS = VideoClipsConfig
     DEFAULT_WRITER_BATCH_SIZE = 50  # rows held in memory; one may be some hundred kilobytes
     _source: SourceFolder | None = None  # of the last scan
@@ -457,11 +456,15 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
         found = sidecars.of(name, language)
         used.update(found)
         sources.update(sidecar=found[0] if found else None, metadata=None, metadata_place=None)
+    for metadata in METADATA_FILES:
+        for name in files:
+            if Path(name).name == metadata:
+                skipped += _read_metadata(folder, name, videos, present)
     for name in files:
         suffix = Path(name).suffix.lower()
-        if Path(name).name == METADATA_FILE:
-            skipped += _read_metadata(folder, name, videos, present)
-        elif suffix in TRANSCRIPT_SUFFIXES and name not in used:
+        if Path(name).name in METADATA_FILES:
+            continue
+        if suffix in TRANSCRIPT_SUFFIXES and name not in used:
             kind = "text" if suffix == ".txt" else "subtitle"
             skipped.append(SkippedFile(name, f"{kind} file without a video of the same name that needs it"))
         elif suffix not in MEDIA_SUFFIXES and suffix not in TRANSCRIPT_SUFFIXES:
@@ -474,30 +477,23 @@ def _read_metadata(folder: Path, metadata: str, videos: dict, present: set[str])
     skipped = []
     base = os.path.dirname(metadata)
     try:
-        text = read_metadata_text(folder / metadata)
-    except MediaError as error:
-        return [SkippedFile(metadata, str(error))]
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{metadata} line {number}"
-        try:
-            entry = json.loads(line)
-            file_name = entry["file_name"]
+        for number, entry, problem in read_entries(folder / metadata):
+            place = f"{metadata} line {number}"
+            file_name = None if entry is None else entry.get("file_name")
             if not isinstance(file_name, str) or not file_name:
-                raise TypeError
-        except (ValueError, TypeError, KeyError, RecursionError):
-            skipped.append(SkippedFile(metadata, f"line {number} is not a JSON object with a file_name"))
-            continue
-        name = name_inside(base, file_name)
-        if name is None:
-            skipped.append(SkippedFile(file_name, f"{place} names a file outside of its folder"))
-        elif name in videos and videos[name]["metadata"] is not None:
-            skipped.append(SkippedFile(name, f"{place} repeats {videos[name]['metadata_place']}, which counts"))
-        elif name in videos:
-            videos[name].update(metadata=json.dumps(entry), metadata_place=place)
-        elif name not in present:
-            skipped.append(SkippedFile(name, f"{place} names a file that is missing or hidden"))
+                skipped.append(SkippedFile(metadata, f"line {number} {problem or 'has no text in file_name'}"))
+                continue
+            name = name_inside(base, file_name)
+            if name is None:
+                skipped.append(SkippedFile(file_name, f"{place} names a file outside of its folder"))
+            elif name in videos and videos[name]["metadata"] is not None:
+                skipped.append(SkippedFile(name, f"{place} repeats {videos[name]['metadata_place']}, which counts"))
+            elif name in videos:
+                videos[name].update(metadata=json.dumps(text_entry(entry, None)), metadata_place=place)
+            elif name not in present:
+                skipped.append(SkippedFile(name, f"{place} names a file that is missing or hidden"))
+    except MediaError as error:
+        skipped.append(SkippedFile(metadata, str(error)))
     return skipped
 
 

@@ -91,6 +91,25 @@ def test_longer_clips_give_windows_of_time(tokenizers, tmp_path):
         tokenize_clips(long, tokenizers, tmp_path / "whole")
 
 
+def test_longer_clips_of_one_kind_give_windows_of_time(tokenizers, tmp_path):
+    """Pictures without sound, and sound without pictures, in which a word is said in each quarter."""
+    row, words = make_clips(1)[0], TEXTS[0].split()[:4]
+    row |= {"text": " ".join(words), "end": 1.0}
+    row |= {"cues": [{"start": i / 4, "end": (i + 1) / 4, "text": word} for i, word in enumerate(words)]}
+    frames = [Image.new("RGB", (16, 16), (20 * i, 200 - 20 * i, 90)) for i in range(4)]
+    sound = np.random.default_rng(0).normal(size=16000) * 0.1
+    for name, media in (
+        ("image", {"frames": frames, "audio": [], "audio_valid": 0}),
+        ("audio", {"frames": [], "audio": sound, "audio_valid": 16000}),
+    ):
+        clips = DatasetDict({"train": Dataset.from_list([row | media], features=clip_features())})
+        for chosen in (tokenizers, {each: tokenizers[each] for each in (name, "text")}):
+            rows = tokenize_clips(clips, chosen, tmp_path / f"{name}{len(chosen)}", num_crops=6)["train"].to_list()
+            assert all(len(each[f"{name}_ids"]) == len(rows[0][f"{name}_ids"]) > 0 for each in rows)
+            assert len({tuple(each["text_ids"]) for each in rows}) > 1
+            assert name == "image" or len({tuple(each["audio_ids"]) for each in rows}) == 6
+
+
 def test_words_share_the_window_where_their_times_are_known(tokenizers, tmp_path):
     """A word for each of the 4 frames, the last one missing; the tokenizers take 2 frames."""
     row, words = make_clips(1)[0], TEXTS[0].split()[:3]

@@ -27,7 +27,7 @@ from test_video_clips import prepare as prepare_videos
 
 from dataset_scripts.media import MediaError
 from dataset_scripts.media_rows import read_picture
-from dataset_scripts.media_sources import read_entries
+from dataset_scripts.metadata_files import read_entries
 from dataset_scripts.transcripts import MAX_TEXT_BYTES, Transcript, from_metadata, parse_subtitles
 
 

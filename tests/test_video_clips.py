@@ -271,6 +271,20 @@ def test_long_video_is_cut_with_its_words(tmp_path):
     assert np.allclose(greys(rows[1]), [grey_of_time(t) for t in (1.1, 1.35, 1.6, 1.85)], atol=1)
 
 
+@pytest.mark.parametrize("column", ["text", "caption"])
+def test_metadata_in_a_table(tmp_path, column):
+    """A second file of metadata only adds to the first."""
+    for name in ("a.mp4", "sub/b.mp4"):
+        write_video(tmp_path / "in" / name)
+    table = f'file_name,{column}\r\na.mp4,"one, two"\r\nsub/b.mp4,three\r\nc.mp4,four\r\n'
+    (tmp_path / "in" / "metadata.csv").write_bytes(table.encode("utf-8-sig"))
+    (tmp_path / "in" / "sub" / "metadata.jsonl").write_text('{"file_name": "b.mp4", "text": "five"}\n')
+    clips, skipped = prepare(tmp_path / "in", tmp_path / "out")
+    found = {row["video"]: row["text"] for rows in clips.values() for row in rows}
+    assert found == {"a.mp4": "one, two", "sub/b.mp4": "five"}
+    assert "repeats sub/metadata.jsonl line 1" in skipped["sub/b.mp4"] and "missing" in skipped["c.mp4"]
+
+
 @needs_data
 def test_metadata_before_subtitle_file_before_embedded(tmp_path):
     source = tmp_path / "in"
@@ -395,7 +409,7 @@ def test_processes_make_no_difference_and_work_is_reused(tmp_path):
     assert again["train"][0]["text"] == "new text"
     preparation = json.loads((tmp_path / "one" / "preparation.json").read_text())
     assert preparation["num_rows"] == {"train": 5} and preparation["num_skipped"] == 2
-    assert preparation["config"]["num_frames"] == 4 and preparation["version"] == "1.2.0"
+    assert preparation["config"]["num_frames"] == 4 and preparation["version"] == "1.3.0"
 
 
 def test_builder_alone_knows_what_it_skipped(tmp_path):
