@@ -9,9 +9,11 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 import wave
 import zipfile
 import zlib
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -25,10 +27,11 @@ from test_media_rows import prepare, summaries, write_picture, write_sound, writ
 from test_video_clips import DATA, needs_data, write_video
 from test_video_clips import prepare as prepare_videos
 
-from dataset_scripts.media import MediaError
+from dataset_scripts.media import MediaError, probe
 from dataset_scripts.media_rows import read_picture
 from dataset_scripts.metadata_files import read_entries
 from dataset_scripts.transcripts import MAX_TEXT_BYTES, Transcript, from_metadata, parse_subtitles
+from dataset_scripts.video_clips import VideoClipsConfig, read_windows
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +79,16 @@ def test_every_odd_file_gives_rows_or_a_reason(tmp_path):
     assert sound["frames"] == [] and sound["audio_valid"] > 23_000
     mute = next(row for row in clips["train"] if row["video"] == "gen_no_audio.mp4")
     assert mute["audio"] == [] and len(mute["frames"]) == 1
+
+
+@needs_data
+def test_no_odd_file_holds_the_others_up():
+    for path in sorted((DATA / "odd").iterdir()):
+        start = time.monotonic()
+        with suppress(MediaError):
+            for _ in read_windows(path, probe(path), VideoClipsConfig()):
+                pass
+        assert time.monotonic() - start < 30, path.name
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -115,17 +116,39 @@ def test_processes_share_the_work_and_change_nothing(folders):
     assert {split: rows[:] for split, rows in shared.items()} == {split: rows[:] for split, rows in alone.items()}
 
 
+SLOW_RUN = """
+import sys, time
+from pathlib import Path
+from datasets import load_from_disk
+from dataset_scripts import tokenization
+from tokenizers_4m import load_tokenizers
+
+folder = Path(sys.argv[1])
+tokenization.ROWS_PER_SHARD = 3
+tokenizers = load_tokenizers(folder / "tokenizers")
+tokenizers["image"].encoder.register_forward_hook(lambda *_: time.sleep(0.5))
+tokenization.tokenize_clips(load_from_disk(folder / "clips"), tokenizers, folder / "tokens")
+"""
+
+
 def test_a_killed_run_keeps_its_finished_shards(folders, monkeypatch):
     monkeypatch.setattr(tokenization, "ROWS_PER_SHARD", 3)
     clips, tokenizers = load_from_disk(folders / "clips"), load_tokenizers(folders / "tokenizers")
-    whole = tokenize_clips(clips, tokenizers, folders / "tokens")["train"][:]
+    with subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(folders)], cwd=SCRIPTS.parent) as run:
+        while len(cache_files(folders)) < 3:
+            assert run.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        run.kill()
+    assert not (folders / "tokens").exists()
     finished = cache_files(folders)
-    assert len(finished) == 6  # four shards of 10 rows, two of 4
-    lost = sorted(finished)[2]
-    Path(lost).unlink()
-    assert tokenize_clips(clips, tokenizers, folders / "again")["train"][:] == whole
+    assert len(finished) < 6  # four shards of 10 rows, two of 4
+    tokens = tokenize_clips(clips, tokenizers, folders / "tokens")
     after = cache_files(folders)
-    assert {path for path in after if after[path] != finished.get(path)} == {lost}
+    assert len(after) == 6 and finished.items() <= after.items(), "what was finished is not done again"
+    for path in after:
+        Path(path).unlink()
+    whole = tokenize_clips(clips, tokenizers, folders / "whole")
+    assert {split: rows[:] for split, rows in tokens.items()} == {split: rows[:] for split, rows in whole.items()}
 
 
 def test_parquet_files_hold_the_same_rows(folders, monkeypatch):
