@@ -14,9 +14,10 @@ from datasets import DatasetDict
 from safetensors.torch import load_file
 from test_tokenization import make_clips
 from train_in_processes import train
+from transformers import AutoModel
 
+from dataset_scripts.tokenization import MEDIA_COLUMNS
 from modeling_nano4m import Nano4MModel
-from tokenizers_4m import ImageTokenizer
 from tokenizers_4m.quantizer import codebook_usage
 
 ROOT = Path(__file__).parent.parent
@@ -89,19 +90,29 @@ def test_two_processes_learn_what_one_does(single, tmp_path, kind):
     assert_same_curves(history(folder), history(tmp_path))
 
 
-def test_two_processes_train_and_save_one_tokenizer(tmp_path):
+KINDS = {
+    "image": "--block_out_channels 8 16 16 --adversarial_weight 0.8 --perceptual_weight 1 --discriminator_layers 1 "
+    "--discriminator_channels 8",
+    "audio": "--num_mels 32 --hidden_size 16 --num_quantizers 2",
+    "text_vq": "--max_subwords 12 --num_latents 5 --hidden_size 16 --num_hidden_layers 1",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_and_save_one_tokenizer(kind, tmp_path):
     clips = DatasetDict({"train": make_clips(10), "validation": make_clips(4)})
     clips.save_to_disk(tmp_path / "clips")
-    words = "--tokenizer image --codebook_size 32 --block_out_channels 8 16 16 --max_steps 2 --report_to none"
+    words = f"--tokenizer {kind} --codebook_size 32 {KINDS[kind]} --max_steps 2 --report_to none"
     words += " --per_device_train_batch_size 2 --per_device_eval_batch_size 1 --use_cpu true --disable_tqdm true"
-    words += " --adversarial_weight 0.8 --perceptual_weight 1 --discriminator_layers 1 --discriminator_channels 8"
-    output = tmp_path / "image"
+    output = tmp_path / kind
     program = ROOT / "scripts" / "train_tokenizer.py"
     said = launch("ddp", program, *words.split(), "--dataset", tmp_path / "clips", "--output_dir", output)
     assert said.count("ids of 32 per clip") == 1 and (output / "README.md").exists()
     # How much of the codebook is used counts the clips of both.
-    tokenizer = ImageTokenizer.from_pretrained(output)
-    token_ids, _ = tokenizer.encode_media(clips["validation"]["frames"][:])
+    tokenizer = AutoModel.from_pretrained(output)
+    rows = clips["validation"].filter(lambda row: row["audio_valid"] > 0 or kind != "audio")
+    media = rows.with_format("numpy" if kind == "audio" else None)[MEDIA_COLUMNS[tokenizer.modality]][:]
+    token_ids, _ = tokenizer.encode_media(list(media))
     logged = {name: value for entry in history(output) for name, value in entry.items()}
     usage = {name.removeprefix("eval_"): value for name, value in logged.items()}
     for name, value in codebook_usage(token_ids, 32).items():
