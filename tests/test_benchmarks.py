@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from test_tokenization import make_clips
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -172,3 +173,11 @@ def test_both_sides_prepare_the_same_clips(tmp_path):
     for (ours, sound), (theirs, their_sound) in zip(*sides, strict=True):
         assert ours == theirs and len(ours) == 8 and sound.shape == their_sound.shape
         assert sound.std() > 0.1 and their_sound.std() > 0.1
+
+
+def test_quantizers_are_compared_with_the_library(tmp_path, capsys):
+    quantizers = pytest.importorskip("benchmarks.quantizers", reason="the tests' extra is not installed")
+    DatasetDict({"train": make_clips(4), "validation": make_clips(2)}).save_to_disk(tmp_path)
+    quantizers.main(["--dataset", str(tmp_path), "--steps", "2", "--seeds", "1", "--image_size", "16"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 8 and all(float(row[2]) > 0 for row in rows)
