@@ -2,20 +2,18 @@
 
     python -m benchmarks.quantizers --dataset my_clips
 
-Both sides put their quantizer between the same encoder and decoder, with the same initial weights, pictures, loss and
-steps, and as many codes. VQ of the library gets what its manual advises against unused codes. The figures are of the
-validation pictures, medians over the seeds.
+Both sides put their quantizer between the same encoder and decoder, with the same initial weights, pictures, losses
+and steps, and as many codes. VQ of the library gets what its manual advises against unused codes. What becomes of it
+is measured as `evaluate_tokenizer.py` does, on the validation clips; figures are means over the seeds.
 """
 
 import argparse
 import statistics
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from datasets import DatasetDict, load_from_disk
+from datasets import load_from_disk
 from torch import nn
 from tqdm import tqdm
 from vector_quantize_pytorch import FSQ, LFQ, VectorQuantize
@@ -23,10 +21,21 @@ from vector_quantize_pytorch import FSQ, LFQ, VectorQuantize
 from benchmarks.run import machine
 from tokenizers_4m import ImageTokenizer, ImageTokenizerConfig
 from tokenizers_4m.image.configuration_frames import QUANTIZERS
-from tokenizers_4m.quantizer import QuantizerOutput, codebook_usage
+from tokenizers_4m.quantizer import QuantizerOutput
+from trainers.tokenizer_evaluation import batches_of, clips_of, evaluate_tokenizer
 
 CODES, LEVELS, CODE_DIM = 256, (8, 8, 4), 8
 COMMITMENT_WEIGHT, ENTROPY_WEIGHT = 0.25, 0.1
+SIDES = ("ours", "library")
+COLUMNS = {
+    "psnr": ("PSNR, dB", "{:.2f}"),
+    "codebook_use": ("codes used", "{:.0%}"),
+    "perplexity": ("perplexity", "{:.0f}"),
+    "stable_under_shift": ("ids kept when moved", "{:.0%}"),
+    "stable_under_noise": ("under noise", "{:.0%}"),
+    "nats_per_token": ("learnability, nats per id", "{:.2f}"),
+    "steps_per_second": ("steps/s", "{:.1f}"),
+}
 
 
 class LibraryQuantizer(nn.Module):
@@ -61,31 +70,22 @@ class LibraryQuantizer(nn.Module):
         shape = latents.shape[:-1]
         return QuantizerOutput(quantized.view(*shape, -1), token_ids.long().view(*shape, 1), loss)
 
+    def lookup(self, token_ids: torch.LongTensor) -> torch.Tensor:
+        shape, indices = token_ids.shape[:-1], token_ids.flatten(1)
+        if isinstance(self.layer, VectorQuantize):
+            return self.layer.get_output_from_indices(indices).view(*shape, -1)
+        return self.layer.indices_to_codes(indices).view(*shape, -1)
 
-@dataclass
-class Pictures:
-    """Pixels of both splits, `(number, 1, 3, size, size)` float32 in [-1, 1]."""
-
-    train: torch.Tensor
-    validation: torch.Tensor
-
-
-def read_pictures(clips: DatasetDict, image_size: int, number: int) -> Pictures:
-    """The first frames of the first clips of each split."""
-    pixels = {}
-    for split in ("train", "validation"):
-        rows = clips[split].select(range(min(number, len(clips[split]))))
-        frames = [row["frames"][0].convert("RGB").resize((image_size, image_size)) for row in rows]
-        pixels[split] = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)[:, None].float() / 127.5 - 1
-    return Pictures(**pixels)
+    def code_vectors(self) -> torch.Tensor:
+        return self.layer.implicit_codebook if isinstance(self.layer, FSQ) else self.layer.codebook
 
 
-def train(name: str, side: str, pictures: Pictures, steps: int, seed: int) -> dict:
-    """Returns `psnr` (dB), `used_codes` (per cent), `perplexity` and `steps_per_second`."""
+def train(name: str, side: str, pixels: torch.Tensor, steps: int, seed: int) -> tuple[ImageTokenizer, float]:
+    """The tokenizer after so many steps on `pixels` (clips, frames, 3, size, size), and steps per second."""
     torch.manual_seed(seed)
     config = ImageTokenizerConfig(
-        image_size=pictures.train.shape[-1],
-        num_frames=1,
+        image_size=pixels.shape[-1],
+        num_frames=pixels.shape[1],
         patch_size=4,
         block_out_channels=(64, 128),
         mid_block_add_attention=False,
@@ -99,54 +99,50 @@ def train(name: str, side: str, pictures: Pictures, steps: int, seed: int) -> di
     model = ImageTokenizer(config)
     if side == "library":
         model.quantizer = LibraryQuantizer(name, config.block_out_channels[-1])
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.Generator().manual_seed(seed)
     start = time.perf_counter()
     for _ in tqdm(range(steps), desc=f"{name}, {side}, seed {seed}", leave=False):
-        rows = torch.randint(len(pictures.train), (32,), generator=order)
+        rows = torch.randint(len(pixels), (max(1, 32 // config.num_frames),), generator=order)
         optimizer.zero_grad()
-        model(pixel_values=pictures.train[rows]).loss.backward()
+        model(pixel_values=pixels[rows]).loss.backward()
         optimizer.step()
         schedule.step()
-    seconds = time.perf_counter() - start
-    model.eval()
-    with torch.no_grad():
-        outputs = [model(pixel_values=pixels) for pixels in pictures.validation.split(32)]
-    errors = torch.cat([each.reconstruction for each in outputs]).clamp(-1, 1) - pictures.validation
-    mean_squares = errors.square().mean((1, 2, 3, 4)) / 4
-    usage = codebook_usage(torch.cat([each.token_ids for each in outputs]), CODES)
-    return {
-        "psnr": float(-10 * mean_squares.log10().mean()),
-        "used_codes": 100 * usage["used_codes"] / CODES,
-        "perplexity": usage["perplexity"],
-        "steps_per_second": steps / seconds,
-    }
+    return model.eval(), steps / (time.perf_counter() - start)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantizers", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, required=True, help="folder of prepared clips")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--image_size", type=int, default=64)
-    parser.add_argument("--num_pictures", type=int, default=1000, help="of each split, at most")
+    parser.add_argument("--learnability_steps", type=int, default=300)
     parser.add_argument("--quantizers", nargs="+", choices=QUANTIZERS, default=QUANTIZERS)
     arguments = parser.parse_args(argv)
-    pictures = read_pictures(load_from_disk(arguments.dataset), arguments.image_size, arguments.num_pictures)
-    print(
-        f"{machine('cpu')}, {torch.get_num_threads()} threads, {CODES} codes, {arguments.steps} steps of 32 pictures"
+    clips = load_from_disk(arguments.dataset)
+    rows = clips_of(clips, "train", "image")
+    num_frames = len(rows[0]["frames"])
+    reader = ImageTokenizer(
+        ImageTokenizerConfig(image_size=arguments.image_size, num_frames=num_frames, block_out_channels=(8, 8))
     )
-    print("| quantizer | side | PSNR, dB | codes used, % | perplexity | steps/s |\n|---|---|---:|---:|---:|---:|")
+    pixels = torch.cat([reader.preprocess(media) for media in batches_of(rows, "image", 64)])
+    print(f"{machine('cpu')}, {torch.get_num_threads()} threads; {CODES} codes, {arguments.steps} steps\n")
+    print("| quantizer | side |", " | ".join(label for label, _ in COLUMNS.values()), "|")
+    print("|---|---|" + "---:|" * len(COLUMNS))
     for name in arguments.quantizers:
-        runs = {"ours": [], "library": []}
+        runs = {side: [] for side in SIDES}
         for seed in range(arguments.seeds):
-            for side in runs:
-                runs[side].append(train(name, side, pictures, arguments.steps, seed))
+            for side in SIDES:
+                model, speed = train(name, side, pixels, arguments.steps, seed)
+                figures = evaluate_tokenizer(model, clips, learnability_steps=arguments.learnability_steps)
+                runs[side].append(figures | {"steps_per_second": speed})
         for side, figures in runs.items():
-            medians = {key: statistics.median(run[key] for run in figures) for key in figures[0]}
-            cells = "{psnr:.2f} | {used_codes:.0f} | {perplexity:.0f} | {steps_per_second:.1f}".format(**medians)
-            print(f"| {name} | {side} | {cells} |", flush=True)
+            means = {key: statistics.mean(run[key] for run in figures) for key in COLUMNS}
+            cells = [form.format(means[key]) for key, (_, form) in COLUMNS.items()]
+            print(f"| {name} | {side} |", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -178,6 +178,7 @@ def test_both_sides_prepare_the_same_clips(tmp_path):
 def test_quantizers_are_compared_with_the_library(tmp_path, capsys):
     quantizers = pytest.importorskip("benchmarks.quantizers", reason="the tests' extra is not installed")
     DatasetDict({"train": make_clips(4), "validation": make_clips(2)}).save_to_disk(tmp_path)
-    quantizers.main(["--dataset", str(tmp_path), "--steps", "2", "--seeds", "1", "--image_size", "16"])
+    words = "--steps 2 --seeds 1 --image_size 16 --learnability_steps 1"
+    quantizers.main(["--dataset", str(tmp_path), *words.split()])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 8 and all(float(row[2]) > 0 for row in rows)
