@@ -160,8 +160,13 @@ def test_judges_are_found_by_name(tmp_path):
         "class Mine:\n    def truths(self, rows): return []\n    def read(self, *args): return []\n\nnumber = 3\n"
     )
     assert type(load_judge(f"{tmp_path}/mine.py:Mine")).__name__ == "Mine"
-    for name in ("nobody", f"{tmp_path}/mine.py:number", f"{tmp_path}/none.py:Mine", str(tmp_path)):
-        with pytest.raises(ValueError, match="judge"):
+    for name, message in {
+        "nobody": "judge 'nobody': give shapes_world",
+        f"{tmp_path}/mine.py:number": "judge .*number: must be .* with the methods truths and read",
+        f"{tmp_path}/none.py:Mine": "judge .*none.py: no such file",
+        str(tmp_path): "judge .*: this folder holds no AVDigitsJudge",
+    }.items():
+        with pytest.raises(ValueError, match=message):
             load_judge(name)
 
 

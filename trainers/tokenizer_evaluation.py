@@ -4,11 +4,9 @@ Reconstruction is measured between what the tokenizer gets, at its own size and 
 """
 
 import contextlib
-import importlib.util
 import math
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from trainers.evaluation.judges import chance, right_attributes, truths_of
 from trainers.learnability import make_from_attributes, nats_per_token
 from trainers.metrics import load_metric
 from trainers.metrics.rfid.rfid import network_of
+from trainers.own_code import load_own_code, names_own_code
 
 # Clips of the split "train" whose tokens the model of the learnability measure sees.
 LEARNABILITY_CLIPS = 2000
@@ -201,15 +200,9 @@ def load_recogniser(name: str):
             return GridJudge()
         except ImportError as error:
             raise ValueError(f"recogniser 'grid' cannot be used: {error}") from error
-    file, _, attribute = name.rpartition(":")
-    if not Path(file).is_file():
-        raise ValueError(f"recogniser {name!r}: give 'grid' or FILE.py:Name, with a file that exists")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise ValueError(f"recogniser {name!r}: {file} defines no {attribute!r}")
-    return getattr(module, attribute)()
+    if names_own_code(name):
+        return load_own_code("recogniser", name, "transcribe")
+    raise ValueError(f"recogniser {name!r}: give 'grid' or FILE.py:Name")
 
 
 def clips_of(clips: DatasetDict, split: str, modality: str, number: int | None = None) -> Dataset:

@@ -12,7 +12,6 @@ A judge is any object with two methods:
 If its attributes are the words of a sentence, one each, it says so by `reads_words = True`.
 """
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from dataset_scripts import grid_judges, shapes_judges
 from dataset_scripts.av_digits_judges import AVDigitsJudge
 from dataset_scripts.shapes_world import attributes_from_name
 from trainers.evaluation.results import fingerprint, local_folder
+from trainers.own_code import load_own_code, names_own_code
 
 BUILT_IN = {"shapes_world": shapes_judges.__file__, "grid": grid_judges.__file__}
 
@@ -49,9 +49,8 @@ def load_judge(name: str):
             return grid_judges.GridJudge()
         except ImportError as error:
             raise ValueError(f"judge grid: {error}") from error
-    path, colon, attribute = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return _own_judge(Path(path), attribute)
+    if names_own_code(name):
+        return load_own_code("judge", name, "truths", "read")
     if Path(folder := local_folder(name)).is_dir():
         try:
             return AVDigitsJudge.from_pretrained(folder)
@@ -68,8 +67,8 @@ def judge_identity(name: str) -> str:
     """
     if name in BUILT_IN:
         return f"{name} {fingerprint(BUILT_IN[name])}"
-    path, colon, attribute = name.rpartition(":")
-    return f"{attribute} {fingerprint(path)}" if colon and path.endswith(".py") else fingerprint(name)
+    path, _, attribute = name.rpartition(":")
+    return f"{attribute} {fingerprint(path)}" if names_own_code(name) else fingerprint(name)
 
 
 def truths_of(judge, rows) -> list[dict[str, str] | None]:
@@ -133,16 +132,3 @@ def classes_of(truths: list[dict[str, str] | None]) -> np.ndarray:
         [-1 if truth is None else numbers.setdefault(tuple(sorted(truth.items())), len(numbers)) for truth in truths],
         dtype=int,
     )
-
-
-def _own_judge(path: Path, attribute: str):
-    if not path.is_file():
-        raise ValueError(f"judge {path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    judge = getattr(module, attribute, None)
-    judge = judge() if isinstance(judge, type) else judge
-    if not callable(getattr(judge, "truths", None)) or not callable(getattr(judge, "read", None)):
-        raise ValueError(f"judge {path}:{attribute}: must be a class or an object with the methods truths and read")
-    return judge
