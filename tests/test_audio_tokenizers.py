@@ -17,6 +17,7 @@ from modeling_nano4m import Nano4MConfig
 from tokenizers_4m import AudioCodecTokenizer, AudioCodecTokenizerConfig
 from tokenizers_4m.audio.codebook_order import codes_to_token_ids, order_axes, order_vocab_size, token_ids_to_codes
 from tokenizers_4m.audio.waveform_decoder import multi_resolution_stft_loss
+from tokenizers_4m.quantizer import codebook_usage
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tokenizers"
 ORDERS = ("flattened", "coarse_to_fine", "delayed")
@@ -145,6 +146,21 @@ def test_a_codec_learns():
         optimizer.zero_grad()
         losses.append({name: value.item() for name, value in output.losses.items()})
     assert losses[-1]["stft"] < 0.9 * losses[0]["stft"] and set(losses[0]) == {"quantizer", "stft", "l1"}
+
+
+def test_codes_of_a_codec_do_not_die():
+    """Left alone, few of the later codebooks stay in use."""
+    model = codec_tokenizer().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    torch.manual_seed(0)
+    for _ in range(10):
+        model(torch.randn(8, model.config.num_samples) * 0.1).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        codes = model.eval().encode(torch.randn(32, model.config.num_samples) * 0.1).view(32, -1, 3)
+    perplexities = [codebook_usage(codes[..., level], 16)["perplexity"] for level in range(3)]
+    assert min(perplexities) > 8, perplexities
 
 
 def test_codecs_that_do_not_fit_are_named():

@@ -153,10 +153,10 @@ class VectorQuantizer(nn.Module):
     def _initialize(self, projected: torch.Tensor) -> None:
         """Start every code on a latent of the batch, so that no code starts out of reach."""
         residual, number = projected, projected.new_tensor(float(len(projected)))
-        _all_reduce(number)
+        all_reduce(number)
         for level in range(self.num_quantizers):
             self.codebooks[level].copy_(_spread_rows(residual, self.codebook_size))
-            _broadcast(self.codebooks[level])
+            broadcast(self.codebooks[level])
             self._restart(level, torch.ones_like(self.assigned[level], dtype=torch.bool), float(number))
             residual = residual - self.codebooks[level][self._nearest(residual, self.codebooks[level])]
 
@@ -164,19 +164,16 @@ class VectorQuantizer(nn.Module):
     def _move_codebook(self, level: int, latents: torch.Tensor, ids: torch.LongTensor) -> None:
         counts = torch.zeros_like(self.assigned[level]).index_add_(0, ids, torch.ones_like(latents[:, 0]))
         sums = torch.zeros_like(self.assigned_sum[level]).index_add_(0, ids, latents)
-        _all_reduce(counts)
-        _all_reduce(sums)
+        all_reduce(counts)
+        all_reduce(sums)
         self.assigned[level].lerp_(counts, 1 - self.decay)
         self.assigned_sum[level].lerp_(sums, 1 - self.decay)
         self.codebooks[level].copy_(self.assigned_sum[level] / self.assigned[level].clamp_min(1e-6).unsqueeze(-1))
 
         dead = self.assigned[level] < self.dead_code_threshold * float(counts.sum()) / self.codebook_size
         if dead.any():
-            # Where codes are missing most: as in the steps of k-means++, latents weigh by their squared error.
-            error = (latents - self.codebooks[level][ids]).square().sum(-1).clamp_min(1e-12)
-            seeds = latents[torch.multinomial(error, self.codebook_size, replacement=True)]
-            _broadcast(seeds)
-            self.codebooks[level][dead] = seeds[dead]
+            error = (latents - self.codebooks[level][ids]).square().sum(-1)
+            self.codebooks[level][dead] = draw_seeds(latents, error, self.codebook_size)[dead]
             self._restart(level, dead, float(counts.sum()))
 
     def _restart(self, level: int, which: torch.BoolTensor, num_latents: float) -> None:
@@ -238,6 +235,16 @@ def codebook_usage(token_ids: torch.LongTensor, vocab_size: int) -> dict[str, fl
     return {"used_codes": int((counts > 0).sum()), "perplexity": float(entropy.exp())}
 
 
+def draw_seeds(latents: torch.Tensor, error: torch.Tensor, number: int) -> torch.Tensor:
+    """Rows of `latents` for dead codes, `(number, dim)`, the same in every process.
+
+    Taken from where codes are missing most: as in the steps of k-means++, latents weigh by their squared error.
+    """
+    seeds = latents[torch.multinomial(error.clamp_min(1e-12), number, replacement=True)]
+    broadcast(seeds)
+    return seeds
+
+
 def _spread_rows(rows: torch.Tensor, number: int) -> torch.Tensor:
     """`number` rows drawn one after the other, far ones more likely: k-means++ (Arthur and Vassilvitskii 2007).
 
@@ -253,11 +260,13 @@ def _spread_rows(rows: torch.Tensor, number: int) -> torch.Tensor:
     return chosen
 
 
-def _all_reduce(tensor: torch.Tensor) -> None:
+def all_reduce(tensor: torch.Tensor) -> None:
+    """Sum over the processes of a training, if there are several."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(tensor)
 
 
-def _broadcast(tensor: torch.Tensor) -> None:
+def broadcast(tensor: torch.Tensor) -> None:
+    """Take over what the first process of a training has."""
     if dist.is_available() and dist.is_initialized():
         dist.broadcast(tensor, src=0)

@@ -5,6 +5,9 @@ arXiv:2107.03312): EnCodec (Défossez et al. 2022, arXiv:2210.13438), DAC (Kumar
 (Défossez et al. 2024, arXiv:2410.00037), whose first codebook is semantic.
 
     tokenizer = AudioCodecTokenizer.from_codec("kyutai/mimi", num_quantizers=4, clip_seconds=3.0)
+
+A small DAC can be trained here. transformers' DAC as it comes does not learn from scratch in a few hundred steps: the
+signal fades in narrow layers with its initial weights, and all latents fall to one code.
 """
 
 from pathlib import Path
@@ -12,17 +15,42 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchaudio
-from transformers import AutoModel, PreTrainedModel
+from torch import nn
+from transformers import AutoModel, DacModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.models.dac.modeling_dac import DacResidualUnit
 from transformers.utils import can_return_tuple
 
 from ..autoencoder import AutoencoderOutput
 from ..contract import TokenizerContract
+from ..quantizer import all_reduce, draw_seeds
 from .codebook_order import codes_to_token_ids, token_ids_to_codes
 from .configuration_audio_codec import AudioCodecTokenizerConfig
 from .waveform_decoder import multi_resolution_stft_loss
 from .waveforms import WaveformMedia
 
 FFT_SIZES = (512, 1024, 2048)  # of the loss
+DECAY = 0.95  # of the moving average of how often a code is taken
+DEAD_CODE_THRESHOLD = 0.1  # of an equal share; as of `VectorQuantizer`
+
+
+class ScaledDac(DacModel):
+    """DAC whose layers pass a signal on as strong as it comes, and whose residual blocks start as the identity.
+
+    Its first sounds are soft: loud ones would saturate its last function, a tanh.
+    """
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv1d):
+            gain = 0.1 if module is self.decoder.conv2 else 1.0
+            if any(module is block.conv2 for block in self.modules() if isinstance(block, DacResidualUnit)):
+                gain = 0.0
+            init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
+        elif isinstance(module, nn.ConvTranspose1d):
+            # Each sample is made of kernel size by stride of its inputs.
+            inputs = module.in_channels * module.kernel_size[0] / module.stride[0]
+            init.normal_(module.weight, std=inputs**-0.5)
 
 
 class AudioCodecTokenizer(WaveformMedia, TokenizerContract, PreTrainedModel):
@@ -38,10 +66,21 @@ class AudioCodecTokenizer(WaveformMedia, TokenizerContract, PreTrainedModel):
 
     def __init__(self, config: AudioCodecTokenizerConfig):
         super().__init__(config)
-        self.codec = AutoModel.from_config(config.codec_config)
+        codec = config.codec_config
+        if codec.model_type == "dac":
+            self.codec = ScaledDac(codec)
+            # How often each code was taken lately, in training.
+            self.register_buffer("code_use", torch.zeros(codec.n_codebooks, codec.codebook_size))
+        else:
+            self.codec = AutoModel.from_config(codec)
         # As loading sets it, so that what is loaded and saved again has the same configuration.
         config.codec_config.dtype = self.codec.dtype
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if module is self and self.config.codec_config.model_type == "dac":
+            init.zeros_(self.code_use)
 
     @classmethod
     def from_codec(cls, name_or_path: str | Path, **config_fields) -> "AudioCodecTokenizer":
@@ -82,6 +121,7 @@ class AudioCodecTokenizer(WaveformMedia, TokenizerContract, PreTrainedModel):
             token_ids = self._in_order(output.audio_codes[:, : self.config.num_quantizers])
             reconstruction = _fit(output.audio_values, self.config.num_codec_samples).float()
             losses["quantizer"] = output.loss.mean()
+            self._reseed_dead_codes(output.audio_codes, output.projected_latents.float())
         else:
             original = waveform.float()
             token_ids = self.encode(waveform)
@@ -126,6 +166,29 @@ class AudioCodecTokenizer(WaveformMedia, TokenizerContract, PreTrainedModel):
         samples = _fit(samples.reshape(len(codes), -1).float(), config.num_codec_samples)
         waveform = torchaudio.functional.resample(samples, config.codec_config.sampling_rate, config.sampling_rate)
         return _fit(waveform, config.num_samples).clamp(-1, 1)
+
+    @torch.no_grad()
+    def _reseed_dead_codes(self, audio_codes: torch.LongTensor, projected_latents: torch.Tensor) -> None:
+        """Put codes that are hardly taken any more where latents are far from theirs, all at the first step.
+
+        Args:
+            audio_codes: `(batch, n_codebooks, frames)`; projected_latents: `(batch, n_codebooks * dim, frames)`.
+        """
+        parts = projected_latents.chunk(len(self.code_use), dim=1)
+        for use, quantizer, ids, latents in zip(
+            self.code_use, self.codec.quantizer.quantizers, audio_codes.unbind(1), parts, strict=True
+        ):
+            ids, latents = ids.flatten(), latents.transpose(1, 2).flatten(0, 1)
+            counts = torch.zeros_like(use).index_add_(0, ids, torch.ones_like(latents[:, 0]).to(use))
+            all_reduce(counts)
+            use.lerp_(counts, 1 - DECAY)
+            share = float(counts.sum()) / len(use)
+            dead = use < DEAD_CODE_THRESHOLD * share
+            if dead.any():
+                codes = quantizer.codebook.weight.data  # the step that is under way does not need its old values
+                error = (F.normalize(latents) - F.normalize(codes[ids].float())).square().sum(-1)
+                codes[dead] = draw_seeds(latents, error, len(use)).to(codes)[dead]
+                use[dead] = 3 * DEAD_CODE_THRESHOLD * share
 
     def _to_codec_rate(self, waveform: torch.Tensor) -> torch.Tensor:
         """`(batch, num_codec_samples)`, float32."""
