@@ -22,20 +22,14 @@ from benchmarks.run import machine
 from tokenizers_4m import ImageTokenizer, ImageTokenizerConfig
 from tokenizers_4m.image.configuration_frames import QUANTIZERS
 from tokenizers_4m.quantizer import QuantizerOutput
-from trainers.tokenizer_evaluation import batches_of, clips_of, evaluate_tokenizer
+from trainers.tokenizer_evaluation import MEASURES, batches_of, clips_of, evaluate_tokenizer
 
 CODES, LEVELS, CODE_DIM = 256, (8, 8, 4), 8
 COMMITMENT_WEIGHT, ENTROPY_WEIGHT = 0.25, 0.1
 SIDES = ("ours", "library")
-COLUMNS = {
-    "psnr": ("PSNR, dB", "{:.2f}"),
-    "codebook_use": ("codes used", "{:.0%}"),
-    "perplexity": ("perplexity", "{:.0f}"),
-    "stable_under_shift": ("ids kept when moved", "{:.0%}"),
-    "stable_under_noise": ("under noise", "{:.0%}"),
-    "nats_per_token": ("learnability, nats per id", "{:.2f}"),
-    "steps_per_second": ("steps/s", "{:.1f}"),
-}
+# Of what is measured of tokenizers, and how fast they are trained.
+COLUMNS = ("psnr", "codebook_use", "perplexity", "stable_under_shift", "stable_under_noise", "nats_per_token")
+COLUMNS = {name: MEASURES[name] for name in COLUMNS} | {"steps_per_second": ("steps/s", "{:.1f}")}
 
 
 class LibraryQuantizer(nn.Module):

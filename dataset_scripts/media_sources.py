@@ -25,7 +25,7 @@ from dataset_scripts.file_names import (
     walk_folder,
 )
 from dataset_scripts.media import MediaError
-from dataset_scripts.metadata_files import METADATA_FILES, read_entries, text_entry
+from dataset_scripts.metadata_files import metadata_among, read_entries, text_entry
 from dataset_scripts.transcripts import TRANSCRIPT_SUFFIXES
 
 KINDS = ("video", "image", "audio")
@@ -102,11 +102,11 @@ def scan_samples(folder: Path, columns: dict[str, str | None], language: str | N
             samples.skip(name, reason)
     samples.state += [[file.file, file.reason] for file in samples.skipped]
     named = _Named(set(files))
-    for metadata in METADATA_FILES:
-        for name in files:
-            if os.path.basename(name) == metadata:
-                _add_entries(samples, folder, name, columns, named)
-    rest = [name for name in files if name not in named.used and os.path.basename(name) not in METADATA_FILES]
+    metadata = metadata_among(files)
+    for name in metadata:
+        _add_entries(samples, folder, name, columns, named)
+    done = named.used.union(metadata)
+    rest = [name for name in files if name not in done]
     _add_stems(samples, rest, columns, language)
     for name in rest:
         suffix = os.path.splitext(name)[1].lower()

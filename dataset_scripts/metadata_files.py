@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dataset_scripts.media import MediaError
@@ -12,6 +13,12 @@ from dataset_scripts.transcripts import MAX_TEXT_BYTES, decode_text
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 MAX_METADATA_BYTES = 1_000_000_000
 TEXT_COLUMNS = ("text", "caption", "transcription", "transcript", "sentence")
+
+
+def metadata_among(names: Iterable[str]) -> list[str]:
+    """The metadata files among some files, in the order in which they count; of one kind, as they come."""
+    found = [name for name in names if os.path.basename(name) in METADATA_FILES]
+    return sorted(found, key=lambda name: METADATA_FILES.index(os.path.basename(name)))
 
 
 def read_entries(path: Path) -> Iterator[tuple[int, dict | None, str | None]]:

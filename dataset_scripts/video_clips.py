@@ -50,7 +50,7 @@ from dataset_scripts.media import (
     probe,
     slice_midpoints,
 )
-from dataset_scripts.metadata_files import METADATA_FILES, read_entries, text_entry
+from dataset_scripts.metadata_files import metadata_among, read_entries, text_entry
 from dataset_scripts.transcripts import (
     NO_CUES,
     TRANSCRIPT_SUFFIXES,
@@ -456,18 +456,17 @@ def scan_folder(folder: Path, language: str | None = None) -> SourceFolder:
         found = sidecars.of(name, language)
         used.update(found)
         sources.update(sidecar=found[0] if found else None, metadata=None, metadata_place=None)
-    for metadata in METADATA_FILES:
-        for name in files:
-            if Path(name).name == metadata:
-                skipped += _read_metadata(folder, name, videos, present)
+    for name in metadata_among(files):
+        skipped += _read_metadata(folder, name, videos, present)
+        used.add(name)
     for name in files:
         suffix = Path(name).suffix.lower()
-        if Path(name).name in METADATA_FILES:
+        if name in used or suffix in MEDIA_SUFFIXES:
             continue
-        if suffix in TRANSCRIPT_SUFFIXES and name not in used:
+        if suffix in TRANSCRIPT_SUFFIXES:
             kind = "text" if suffix == ".txt" else "subtitle"
             skipped.append(SkippedFile(name, f"{kind} file without a video of the same name that needs it"))
-        elif suffix not in MEDIA_SUFFIXES and suffix not in TRANSCRIPT_SUFFIXES:
+        else:
             skipped.append(SkippedFile(name, "not a media file"))
     return SourceFolder(folder, videos, skipped, state)
 

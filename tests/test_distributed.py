@@ -16,9 +16,9 @@ from test_tokenization import make_clips
 from train_in_processes import train
 from transformers import AutoModel
 
-from dataset_scripts.tokenization import MEDIA_COLUMNS
 from modeling_nano4m import Nano4MModel
 from tokenizers_4m.quantizer import codebook_usage
+from trainers.tokenizer_evaluation import batches_of, clips_of
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "tests" / "train_in_processes.py"
@@ -110,9 +110,8 @@ def test_two_processes_train_and_save_one_tokenizer(kind, tmp_path):
     assert said.count("ids of 32 per clip") == 1 and (output / "README.md").exists()
     # How much of the codebook is used counts the clips of both.
     tokenizer = AutoModel.from_pretrained(output)
-    rows = clips["validation"].filter(lambda row: row["audio_valid"] > 0 or kind != "audio")
-    media = rows.with_format("numpy" if kind == "audio" else None)[MEDIA_COLUMNS[tokenizer.modality]][:]
-    token_ids, _ = tokenizer.encode_media(list(media))
+    rows = clips_of(clips, "validation", tokenizer.modality)
+    token_ids, _ = tokenizer.encode_media(next(batches_of(rows, tokenizer.modality, len(rows))))
     logged = {name: value for entry in history(output) for name, value in entry.items()}
     usage = {name.removeprefix("eval_"): value for name, value in logged.items()}
     for name, value in codebook_usage(token_ids, 32).items():

@@ -13,7 +13,7 @@ from test_text_vq_tokenizer import Interrupt
 from test_tokenization import make_clips
 from transformers import AutoModel
 
-from dataset_scripts.tokenization import MEDIA_COLUMNS
+from trainers.tokenizer_evaluation import batches_of
 
 PICTURES = {"block_out_channels": [8, 16, 16], "codebook_size": 32, "layers_per_block": 1}
 CODEC = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "downsampling_ratios": [2, 4, 5], "codebook_dim": 4}
@@ -65,6 +65,5 @@ def test_every_kind_resumes_and_keeps_its_best_checkpoint(kind, clips, tmp_path,
     assert list((tmp_path / "whole").glob("**/events.out.tfevents*")), "reconstructions to look at"
 
     tokenizer = AutoModel.from_pretrained(tmp_path / "whole").eval()
-    rows = make_clips(2).with_format("numpy" if tokenizer.modality == "audio" else None)
-    token_ids, valid_mask = tokenizer.encode_media(list(rows[MEDIA_COLUMNS[tokenizer.modality]][:]))
+    token_ids, valid_mask = tokenizer.encode_media(next(batches_of(make_clips(2), tokenizer.modality, 2)))
     assert token_ids.shape == (2, tokenizer.config.num_tokens) and valid_mask.all()

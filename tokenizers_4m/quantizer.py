@@ -162,23 +162,19 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _move_codebook(self, level: int, latents: torch.Tensor, ids: torch.LongTensor) -> None:
-        counts = torch.zeros_like(self.assigned[level]).index_add_(0, ids, torch.ones_like(latents[:, 0]))
+        dead, num_latents = follow_use(self.assigned[level], ids, self.decay, self.dead_code_threshold)
         sums = torch.zeros_like(self.assigned_sum[level]).index_add_(0, ids, latents)
-        all_reduce(counts)
         all_reduce(sums)
-        self.assigned[level].lerp_(counts, 1 - self.decay)
         self.assigned_sum[level].lerp_(sums, 1 - self.decay)
         self.codebooks[level].copy_(self.assigned_sum[level] / self.assigned[level].clamp_min(1e-6).unsqueeze(-1))
-
-        dead = self.assigned[level] < self.dead_code_threshold * float(counts.sum()) / self.codebook_size
         if dead.any():
             error = (latents - self.codebooks[level][ids]).square().sum(-1)
             self.codebooks[level][dead] = draw_seeds(latents, error, self.codebook_size)[dead]
-            self._restart(level, dead, float(counts.sum()))
+            self._restart(level, dead, num_latents)
 
     def _restart(self, level: int, which: torch.BoolTensor, num_latents: float) -> None:
         """Give codes the history of one that has had a part of an equal share: they move, but not wildly."""
-        share = 3 * self.dead_code_threshold * num_latents / self.codebook_size
+        share = use_of_new_codes(num_latents, self.codebook_size, self.dead_code_threshold)
         self.assigned[level][which] = share
         self.assigned_sum[level][which] = share * self.codebooks[level][which]
 
@@ -233,6 +229,27 @@ def codebook_usage(token_ids: torch.LongTensor, vocab_size: int) -> dict[str, fl
     frequencies = counts[counts > 0] / counts.sum()
     entropy = -(frequencies * frequencies.log()).sum()
     return {"used_codes": int((counts > 0).sum()), "perplexity": float(entropy.exp())}
+
+
+def follow_use(
+    use: torch.Tensor, token_ids: torch.LongTensor, decay: float, dead_code_threshold: float
+) -> tuple[torch.BoolTensor, float]:
+    """Update how often codes are taken, on average, `use` `(codebook_size,)`, by the ids `(latents,)` of a batch.
+
+    Returns:
+        which codes are dead, `(codebook_size,)`: they get less than a part of an equal share of the latents; and how
+        many latents there are in all processes.
+    """
+    counts = torch.zeros_like(use).index_add_(0, token_ids, torch.ones_like(token_ids, dtype=use.dtype))
+    all_reduce(counts)
+    use.lerp_(counts, 1 - decay)
+    num_latents = float(counts.sum())
+    return use < dead_code_threshold * num_latents / len(use), num_latents
+
+
+def use_of_new_codes(num_latents: float, codebook_size: int, dead_code_threshold: float) -> float:
+    """What a code that was dead counts as taken: enough to live for some batches."""
+    return 3 * dead_code_threshold * num_latents / codebook_size
 
 
 def draw_seeds(latents: torch.Tensor, error: torch.Tensor, number: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from transformers.utils import can_return_tuple
 
 from ..autoencoder import AutoencoderOutput
 from ..contract import TokenizerContract
-from ..quantizer import all_reduce, draw_seeds
+from ..quantizer import draw_seeds, follow_use, use_of_new_codes
 from .codebook_order import codes_to_token_ids, token_ids_to_codes
 from .configuration_audio_codec import AudioCodecTokenizerConfig
 from .waveform_decoder import multi_resolution_stft_loss
@@ -74,7 +74,7 @@ class AudioCodecTokenizer(WaveformMedia, TokenizerContract, PreTrainedModel):
         else:
             self.codec = AutoModel.from_config(codec)
         # As loading sets it, so that what is loaded and saved again has the same configuration.
-        config.codec_config.dtype = self.codec.dtype
+        codec.dtype = self.codec.dtype
         self.post_init()
 
     @torch.no_grad()
@@ -179,16 +179,12 @@ class AudioCodecTokenizer(WaveformMedia, TokenizerContract, PreTrainedModel):
             self.code_use, self.codec.quantizer.quantizers, audio_codes.unbind(1), parts, strict=True
         ):
             ids, latents = ids.flatten(), latents.transpose(1, 2).flatten(0, 1)
-            counts = torch.zeros_like(use).index_add_(0, ids, torch.ones_like(latents[:, 0]).to(use))
-            all_reduce(counts)
-            use.lerp_(counts, 1 - DECAY)
-            share = float(counts.sum()) / len(use)
-            dead = use < DEAD_CODE_THRESHOLD * share
+            dead, num_latents = follow_use(use, ids, DECAY, DEAD_CODE_THRESHOLD)
             if dead.any():
                 codes = quantizer.codebook.weight.data  # the step that is under way does not need its old values
                 error = (F.normalize(latents) - F.normalize(codes[ids].float())).square().sum(-1)
                 codes[dead] = draw_seeds(latents, error, len(use)).to(codes)[dead]
-                use[dead] = 3 * DEAD_CODE_THRESHOLD * share
+                use[dead] = use_of_new_codes(num_latents, len(use), DEAD_CODE_THRESHOLD)
 
     def _to_codec_rate(self, waveform: torch.Tensor) -> torch.Tensor:
         """`(batch, num_codec_samples)`, float32."""
